@@ -1,0 +1,1 @@
+//! Reads for analysts; publishes incident changes.

@@ -1,0 +1,3 @@
+//! Starts `tidewatch-api`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Producer, consumer, offset ledger and topic administration; bytes only.

@@ -1,0 +1,1 @@
+//! Postgres connections, pool and the one classification of its errors.

@@ -1,0 +1,1 @@
+//! The shape of every main: configuration, lifecycle, telemetry, health.

@@ -1,0 +1,1 @@
+//! The local stack: Kafka, Postgres and every service as child processes.

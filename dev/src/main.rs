@@ -1,0 +1,3 @@
+//! Starts `tidewatch`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Takes pushes over HTTP and syslog and publishes them to Kafka.

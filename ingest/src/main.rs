@@ -1,0 +1,3 @@
+//! Starts `tidewatch-ingest`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Realistic traffic, scenarios and replays with a journal of what was acknowledged.

@@ -1,0 +1,3 @@
+//! Starts `tidewatch-loadgen`.
+
+fn main() {}

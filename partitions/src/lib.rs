@@ -1,0 +1,1 @@
+//! Migrations, month partitions, orgs and tokens.

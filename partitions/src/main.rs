@@ -1,0 +1,3 @@
+//! Starts `tidewatch-partitions`.
+
+fn main() {}

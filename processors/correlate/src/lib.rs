@@ -1,0 +1,1 @@
+//! Turns signals into incidents over event-time windows.

@@ -1,0 +1,3 @@
+//! Starts `tidewatch-correlate`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Matches rules and emits signals.

@@ -1,0 +1,3 @@
+//! Starts `tidewatch-detect`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Normalises raw batches and adds context.

@@ -1,0 +1,3 @@
+//! Starts `tidewatch-enrich`.
+
+fn main() {}

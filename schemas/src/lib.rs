@@ -1,0 +1,1 @@
+//! Avro schemas, typed records, their codec and the SQL migrations.

@@ -1,0 +1,1 @@
+//! Writes enriched batches to Postgres exactly once.

@@ -1,0 +1,3 @@
+//! Starts `tidewatch-sink`.
+
+fn main() {}

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use apache_avro::Schema;
 use apache_avro::rabin::Rabin;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
 
 use crate::avro::{DecodeError, Field, Reader};
 
@@ -104,8 +106,18 @@ pub(crate) fn upgrade(
         versions.iter().find(|(known, _)| *known == written).ok_or(DecodeError::UnknownSchema(written))?;
     let (_, reader) = versions.last().ok_or(DecodeError::UnknownSchema(written))?;
     let unresolved = |_| DecodeError::Unresolved(written);
-    let value = apache_avro::from_avro_datum(writer, &mut body, Some(reader)).map_err(unresolved)?;
-    apache_avro::to_avro_datum(reader, value).map_err(unresolved)
+    let value = GenericDatumReader::builder(writer)
+        .reader_schema(reader)
+        .build()
+        .and_then(|datum| datum.read_value(&mut body))
+        .map_err(unresolved)?;
+    if !body.is_empty() {
+        return Err(DecodeError::Trailing(body.len()));
+    }
+    GenericDatumWriter::builder(reader)
+        .build()
+        .and_then(|datum| datum.write_value_to_vec(value))
+        .map_err(unresolved)
 }
 
 /// Reads a body that is in the current version of `R`'s schema (see [`current_body`]).
@@ -129,4 +141,30 @@ pub fn decode<'a, R: Record<'a>>(bytes: &'a [u8]) -> Result<R, DecodeError> {
         return Err(DecodeError::UnknownSchema(written));
     }
     decode_body(bytes.get(HEADER_BYTES..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLDER: &str = r#"{"type":"record","name":"Thing","fields":[{"name":"a","type":"string"}]}"#;
+    const CURRENT: &str = r#"{"type":"record","name":"Thing","fields":[
+        {"name":"a","type":"string"},{"name":"b","type":["null","int"],"default":null}]}"#;
+
+    #[test]
+    fn a_body_of_an_earlier_version_is_brought_to_the_current_one() {
+        let versions = load(&[OLDER, CURRENT]).unwrap();
+        let older = versions[0].0;
+        assert_eq!(upgrade(&versions, older, b"\x04hi").unwrap(), b"\x04hi\x00");
+        assert_eq!(upgrade(&versions, older, b"\x04h"), Err(DecodeError::Unresolved(older)));
+        assert_eq!(upgrade(&versions, older, b"\x04hi\x00"), Err(DecodeError::Trailing(1)));
+        assert_eq!(upgrade(&versions, 7, b"\x04hi"), Err(DecodeError::UnknownSchema(7)));
+    }
+
+    #[test]
+    fn bytes_without_a_header_are_told_apart() {
+        for bytes in [b"".as_slice(), b"{\"a\":1}", b"\xc3\x01short", b"\xc3\x02345678901234"] {
+            assert_eq!(fingerprint(bytes), None);
+        }
+    }
 }

@@ -49,9 +49,9 @@ impl FromStr for OrgId {
     type Err = OrgIdError;
 
     fn from_str(text: &str) -> Result<Self, OrgIdError> {
-        let allowed = |c: &u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+        let allowed = |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
         let first = text.bytes().next().ok_or(OrgIdError)?;
-        if text.len() > 64 || !first.is_ascii_alphanumeric() || !text.as_bytes().iter().all(|c| allowed(c)) {
+        if text.len() > 64 || !first.is_ascii_alphanumeric() || !text.bytes().all(allowed) {
             return Err(OrgIdError);
         }
         Ok(Self(text.into()))

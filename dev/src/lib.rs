@@ -1,1 +1,25 @@
-//! The local stack: Kafka, Postgres and every service as child processes.
+//! The local stack: Kafka, Postgres and every service as child processes of one process, with their data and logs in
+//! one directory. Demo, tests, benchmarks and fault tests stand on it; production does not.
+//!
+//! - [`Kafka`], [`Postgres`]: one node each, started, ready, stopped.
+//! - [`Backends`]: the Kafka and Postgres that `tidewatch with-stack` gives its command.
+//!
+//! Every child ends when the process that started it ends, however it ends (see [`process`]).
+
+mod backends;
+mod kafka;
+mod layout;
+pub mod ports;
+mod postgres;
+pub mod process;
+mod readiness;
+mod scratch;
+
+pub use backends::{
+    BIN_DIR_VARIABLE, Backends, DATABASE_URL_VARIABLE, KAFKA_BROKERS_VARIABLE, LOG_DIR_VARIABLE, Stack,
+};
+pub use kafka::{Kafka, KafkaOptions};
+pub use layout::Layout;
+pub use postgres::{Postgres, PostgresOptions, database_url};
+pub use readiness::{Dependency, Readiness};
+pub use scratch::Scratch;

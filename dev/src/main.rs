@@ -1,3 +1,48 @@
-//! Starts `tidewatch`.
+//! `tidewatch`: the local stack on the command line.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks to people")]
 
-fn main() {}
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod with_stack;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidewatch",
+    version,
+    about = "tidewatch on this machine: demo, background stack, test stack"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command against a private Kafka and Postgres, which are gone afterwards
+    WithStack {
+        /// The command and its arguments; its exit code becomes this one's
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Command::WithStack { command } => with_stack::run(command).await,
+    }
+}

@@ -1,0 +1,39 @@
+# Everything a newcomer needs is a target here. Each sets up what is missing first (dev/install.sh), and says so.
+
+SHELL := /bin/sh
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+TIDEWATCH := $(RELEASE)/tidewatch
+# --locked: the versions in Cargo.lock and no others.
+CARGO_BUILD := cargo build --release --workspace --bins --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status test lint build
+
+help: ## this list
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: build ## the whole system on sample traffic, until Ctrl-C (ONCE=1: until the incidents are shown)
+	@$(TIDEWATCH) demo $(if $(filter-out 0 no false,$(ONCE)),--once)
+
+up: build ## the same stack in the background, data kept; writes .tidewatch/env
+	@$(TIDEWATCH) up
+
+down: ## stop what `make up` started
+	@if [ -x $(TIDEWATCH) ]; then $(TIDEWATCH) down; else echo 'nothing is built here, so nothing runs'; fi
+
+status: ## what runs, and whether it is ready
+	@if [ -x $(TIDEWATCH) ]; then $(TIDEWATCH) status; else echo 'nothing is built here, so nothing runs'; fi
+
+build: ## release binaries in target/release
+	@dev/install.sh build
+	$(CARGO_BUILD)
+
+lint: ## formatting and clippy, warnings denied
+	@dev/install.sh test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+test: lint ## lint, then every test, on a private Kafka and Postgres
+	$(CARGO_BUILD)
+	$(TIDEWATCH) with-stack -- cargo test --release --workspace --locked

@@ -1,0 +1,247 @@
+//! One Kafka node (KRaft: broker and controller in one) as a child process, from the jars that `dev/install.sh`
+//! fetched.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::ports;
+use crate::process::{Launch, Process, Stopped};
+
+/// A JVM on two busy cores takes its time: 3.5 s idle, several times that under a parallel build.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Brokers count the record overhead too: room above the 8 MiB that topics allow.
+const MESSAGE_MAX_BYTES: u32 = 10 * 1024 * 1024;
+
+/// Where and how large.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Configuration and log segments; formatted when it is new.
+    pub directory: PathBuf,
+    /// The directory of jars.
+    pub jars: PathBuf,
+    /// Standard output and error of the broker.
+    pub log: PathBuf,
+    /// Where clients connect, on 127.0.0.1.
+    pub port: u16,
+    /// Where the node talks to itself as controller.
+    pub controller_port: u16,
+    /// Limit of the Java heap.
+    pub heap_mebibytes: u32,
+}
+
+impl KafkaOptions {
+    /// Free ports and a 512 MiB heap: what tests want.
+    pub fn new(directory: PathBuf, jars: PathBuf, log: PathBuf) -> Result<KafkaOptions> {
+        let (port, controller_port) = (ports::free()?, ports::free()?);
+        Ok(KafkaOptions { directory, jars, log, port, controller_port, heap_mebibytes: 512 })
+    }
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Kafka {
+    process: Process,
+    options: KafkaOptions,
+}
+
+impl Kafka {
+    /// Starts the node and waits until it answers a metadata request naming itself.
+    pub async fn start(options: KafkaOptions) -> Result<Kafka> {
+        let data = options.directory.join("data");
+        std::fs::create_dir_all(&data).with_context(|| format!("creating {}", data.display()))?;
+        let properties = options.directory.join("server.properties");
+        std::fs::write(&properties, server_properties(&options))
+            .with_context(|| format!("writing {}", properties.display()))?;
+        if !data.join("meta.properties").is_file() {
+            format_storage(&options, &properties).await?;
+        }
+        let process = java(
+            &options,
+            "kafka",
+            vec![format!("-Xmx{}m", options.heap_mebibytes), "-XX:+ExitOnOutOfMemoryError".into()],
+            vec!["kafka.Kafka".into(), path_argument(&properties)?],
+        )?;
+        let brokers = brokers(options.port);
+        process.until_ready(START_PATIENCE, answers_metadata(brokers)).await?;
+        Ok(Kafka { process, options })
+    }
+
+    /// `host:port`, as clients take it.
+    pub fn brokers(&self) -> String {
+        brokers(self.options.port)
+    }
+
+    /// The child.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Stops the node with its logs flushed, so that the next start has nothing to recover.
+    pub async fn stop(self) -> Result<Stopped> {
+        self.process.stop(Signal::SIGTERM, STOP_PATIENCE).await
+    }
+
+    /// kill -9.
+    pub async fn kill(&self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    /// Starts the node again on the same data and ports.
+    pub async fn restart(self) -> Result<Kafka> {
+        let Kafka { process, options } = self;
+        process.stop(Signal::SIGTERM, STOP_PATIENCE).await?;
+        Kafka::start(options).await
+    }
+}
+
+fn brokers(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn java(options: &KafkaOptions, name: &str, jvm: Vec<String>, main: Vec<String>) -> Result<Process> {
+    let mut arguments = jvm;
+    arguments.extend([
+        "-Djava.awt.headless=true".into(),
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".into(),
+        "-Dorg.slf4j.simpleLogger.showDateTime=true".into(),
+        "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX".into(),
+        "-cp".into(),
+        // Java's own wildcard: every jar of the directory.
+        path_argument(&options.jars.join("*"))?,
+    ]);
+    arguments.extend(main);
+    Process::start(Launch {
+        name: name.into(),
+        program: "java".into(),
+        arguments,
+        environment: vec![],
+        log: options.log.clone(),
+        user: None,
+        // Log segments survive it; a parent that can still wait sends SIGTERM first.
+        end_signal: Signal::SIGKILL,
+    })
+}
+
+/// Writes the cluster id and the controller's first quorum into an empty data directory.
+async fn format_storage(options: &KafkaOptions, properties: &Path) -> Result<()> {
+    let properties = path_argument(properties)?;
+    // Short-lived: start-up counts, peak speed does not.
+    let jvm = vec!["-XX:TieredStopAtLevel=1".into(), "-XX:+UseSerialGC".into(), "-Xmx128m".into()];
+    let id = cluster_id();
+    let main = ["kafka.tools.StorageTool", "format", "--standalone", "-t", &id, "-c", &properties];
+    let tool = java(options, "kafka's storage tool", jvm, main.map(String::from).to_vec())?;
+    let status = tool.until_ended(START_PATIENCE).await?;
+    if !status.success() {
+        bail!("formatting Kafka's data directory failed ({status}):\n{}", tool.log_tail());
+    }
+    Ok(())
+}
+
+/// A random UUID as Kafka writes it: 16 bytes in unpadded URL-safe base64, which ends in one of four letters.
+fn cluster_id() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let random: u128 = rand::random();
+    let digit = |value: u128| char::from(*ALPHABET.get((value & 63) as usize).unwrap_or(&b'A'));
+    let mut id: String = (0..21).map(|index| digit(random >> (122 - 6 * index))).collect();
+    // Kafka keeps ids that begin with a dash for itself, for they look like options.
+    if id.starts_with('-') {
+        id.replace_range(..1, "t");
+    }
+    id.push(digit((random & 3) << 4));
+    id
+}
+
+fn path_argument(path: &Path) -> Result<String> {
+    path.to_str().map(String::from).with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+/// Small numbers of threads and of internal partitions: one node on a shared machine, up in seconds.
+fn server_properties(options: &KafkaOptions) -> String {
+    let KafkaOptions { port, controller_port, directory, .. } = options;
+    let data = directory.join("data");
+    format!(
+        "process.roles=broker,controller
+node.id=1
+listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=CLIENT
+controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
+log.dirs={data}
+
+auto.create.topics.enable=false
+num.partitions=4
+default.replication.factor=1
+min.insync.replicas=1
+message.max.bytes={MESSAGE_MAX_BYTES}
+replica.fetch.max.bytes={MESSAGE_MAX_BYTES}
+log.retention.hours=24
+log.retention.bytes=2147483648
+log.segment.bytes=268435456
+log.index.size.max.bytes=2097152
+log.cleaner.dedupe.buffer.size=16777216
+
+group.initial.rebalance.delay.ms=0
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+
+num.network.threads=2
+num.io.threads=4
+background.threads=4
+",
+        data = data.display(),
+    )
+}
+
+/// Ends when a metadata request to the brokers is answered with at least one live broker.
+async fn answers_metadata(brokers: String) {
+    loop {
+        let brokers = brokers.clone();
+        let answered = tokio::task::spawn_blocking(move || has_live_broker(&brokers));
+        if answered.await.unwrap_or(false) {
+            return;
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+fn has_live_broker(brokers: &str) -> bool {
+    let client = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("reconnect.backoff.max.ms", "100")
+        .create::<BaseConsumer>();
+    // Kafka lists brokers that are registered and unfenced, so an answer alone is not enough.
+    client
+        .and_then(|client| client.fetch_metadata(None, METADATA_TIMEOUT))
+        .is_ok_and(|metadata| !metadata.brokers().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_ids_are_22_characters_of_url_safe_base64() {
+        for _ in 0..1_000 {
+            let id = cluster_id();
+            assert_eq!(id.len(), 22, "{id}");
+            assert!(id.chars().all(|char| char.is_ascii_alphanumeric() || "-_".contains(char)), "{id}");
+            assert!(!id.starts_with('-') && id.ends_with(['A', 'Q', 'g', 'w']), "{id}");
+        }
+    }
+}

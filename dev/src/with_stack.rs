@@ -41,7 +41,10 @@ pub async fn run(command: Vec<OsString>) -> Result<ExitCode> {
 
     let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
     let backends = stack.backends(Layout::binaries()?, logs.clone());
-    let mut child = Command::new(program)
+    // Started from the main thread, which lives as long as this process: if that is killed, the command ends too.
+    let mut child = Command::new("setpriv")
+        .args(["--pdeathsig", "SIGTERM", "--"])
+        .arg(program)
         .args(arguments)
         .envs(backends.environment())
         .spawn()

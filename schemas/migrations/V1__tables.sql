@@ -19,7 +19,7 @@ CREATE TABLE token (
 );
 
 -- Events, one partition a month. No default partition (it would block DETACH CONCURRENTLY), no btree, unique index,
--- volatile default or trigger: COPY into the live month must stay on its fastest path.
+-- volatile default or trigger: COPY into the live month must stay on its fastest path. No labels are NULL, not {}.
 CREATE TABLE events (
     time        timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
@@ -76,7 +76,9 @@ CREATE TABLE findings (
 CREATE INDEX findings_time_org_brin ON findings
     USING brin (time timestamptz_minmax_multi_ops, org) WITH (pages_per_range = 32);
 
--- What could not be understood or stored, beside the reason. Cleared by redriving, never by hand.
+-- What could not be understood or stored, beside the reason. Cleared by redriving, never by hand. payload is the raw
+-- record where enrich rejected it, and the event as a JSON object (its own field names, time in microseconds) where
+-- the sink did. A Kafka record that is no enriched batch at all has its own partition and offset and kindex -1.
 CREATE TABLE quarantine (
     received_at timestamptz NOT NULL,
     org         text,
@@ -94,7 +96,9 @@ CREATE TABLE quarantine (
 CREATE INDEX quarantine_received_at_brin ON quarantine
     USING brin (received_at timestamptz_minmax_multi_ops, org) WITH (pages_per_range = 32);
 
--- Who changed what: one row a change, applied or refused.
+-- Who changed what: one row a change, applied or refused. Of an incident (object 'incident', object_id its uuid, id the
+-- change's uuid) the actions are opened, changed, reopened, merged and refused; detail holds what applies of
+-- {"version": n, "status": {"from", "to"}, "assignee": {"from", "to"}, "note", "into", "reason"}.
 CREATE TABLE audit_log (
     at        timestamptz NOT NULL,
     id        uuid NOT NULL,
@@ -128,7 +132,9 @@ CREATE TABLE scans (
 
 CREATE INDEX scans_page ON scans (org, started_at DESC, scan_id DESC);
 
--- Incidents: the merge of all their changes, in topic order.
+-- Incidents: the merge of all their changes, in topic order. group_key and entities are [{"name", "value"}]; evidence is
+-- [{"stream", "partition", "offset", "index", "time"}], oldest first, time in microseconds since 1970, at most 100: the
+-- first 50 and the last 50. reopened: activity after it was closed, until an analyst sets a status again.
 CREATE TABLE incidents (
     org                text NOT NULL,
     id                 uuid NOT NULL,
@@ -161,12 +167,13 @@ CREATE TABLE incidents (
 
 CREATE INDEX incidents_page ON incidents (org, created_at DESC, id DESC);
 
--- Exact counts, kept by the sink in the transaction that stores the rows. A slot is a Kafka partition, so that two sinks
--- never wait for one another; a read sums the slots.
+-- Exact counts of rows, kept by the sink in the transaction that stores them. A slot is a Kafka partition of that
+-- transaction, so that two sinks never wait for one another; a read sums the slots. Collation "C" halves the price of
+-- the upsert.
 CREATE TABLE counts (
-    org         text NOT NULL,
+    org         text COLLATE "C" NOT NULL,
     hour        timestamptz NOT NULL,
-    stream      text NOT NULL,
+    stream      text COLLATE "C" NOT NULL,
     class_uid   integer NOT NULL,
     severity_id integer NOT NULL,
     slot        integer NOT NULL,

@@ -1,0 +1,202 @@
+//! Every service, running.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tidewatch_dev::process::Stopped;
+use tidewatch_dev::{Backends, Deployment, DeploymentOptions, Service};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+use crate::org::{Identity, Org};
+use crate::until::until;
+
+/// A database and topics of its own, and one of each service on them.
+#[derive(Debug)]
+pub struct Pipeline {
+    deployment: Deployment,
+    binaries: PathBuf,
+    database: Client,
+    http: reqwest::Client,
+    orgs: AtomicU32,
+}
+
+static SHARED: OnceCell<Pipeline> = OnceCell::const_new();
+
+impl Pipeline {
+    /// The one that tests share which disturb nobody. Each works as an org of its own.
+    pub async fn shared() -> &'static Pipeline {
+        SHARED
+            .get_or_init(|| async {
+                // The runtime of the first test ends with it; what the pipeline spawns has to outlive that.
+                let (ready, started) = tokio::sync::oneshot::channel();
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        assert!(ready.send(Pipeline::own().await).is_ok());
+                        std::future::pending::<()>().await;
+                    });
+                });
+                started.await.expect("the shared pipeline starts")
+            })
+            .await
+    }
+
+    /// One that this test may do anything to.
+    pub async fn own() -> Pipeline {
+        let backends = Backends::from_environment().unwrap();
+        let binaries = backends.binaries.clone();
+        let mut options = DeploymentOptions::for_test(backends).unwrap();
+        // No default org: a foreign record has to say whose it is.
+        options.environment.push((Service::Enrich, "TIDEWATCH_DEFAULT_ORG".into(), String::new()));
+        let deployment = Deployment::start(options).await.unwrap_or_else(|error| panic!("{error:#}"));
+        let (database, connection) = tokio_postgres::connect(deployment.database_url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        Pipeline { deployment, binaries, database, http: reqwest::Client::new(), orgs: AtomicU32::new(0) }
+    }
+
+    /// A new org with tokens of its own.
+    pub async fn new_org(&self) -> Org<'_> {
+        let id = format!("org-{}", self.orgs.fetch_add(1, Ordering::Relaxed));
+        let tokens = self.deployment.add_org(&id).await.unwrap_or_else(|error| panic!("{error:#}"));
+        Org {
+            pipeline: self,
+            identity: Identity { id, ingest_token: tokens.ingest, analyst_token: tokens.analyst },
+        }
+    }
+
+    /// `http://host:port` of ingest.
+    pub fn ingest_url(&self) -> String {
+        self.deployment.services.ingest_url()
+    }
+
+    /// `http://host:port` of the API.
+    pub fn api_url(&self) -> String {
+        self.deployment.services.api_url()
+    }
+
+    /// `host:port` of the syslog listener, whose org is `demo`.
+    pub fn syslog_tcp(&self) -> String {
+        self.deployment.services.syslog_address()
+    }
+
+    /// `host:port` of the brokers.
+    pub fn brokers(&self) -> &str {
+        &self.deployment.services.options().kafka_brokers
+    }
+
+    /// The full name of a topic.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.deployment.services.options().topic_prefix)
+    }
+
+    /// Path of one of the project's binaries.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
+
+    /// The services, to read their readiness and metrics.
+    pub fn services(&self) -> &tidewatch_dev::Services {
+        &self.deployment.services
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// The one number that a query returns.
+    pub async fn count(&self, query: &str) -> i64 {
+        self.database.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
+    }
+
+    /// The one text column that a query returns.
+    pub async fn texts(&self, query: &str) -> Vec<String> {
+        let rows = self.database.query(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Asks until the condition returns a value.
+    ///
+    /// # Panics
+    /// With `what` when it does not within a minute.
+    pub async fn until<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+        until(what, condition).await
+    }
+
+    /// SIGTERM to a service; how it ended.
+    pub async fn terminate(&mut self, service: &str) -> ExitStatus {
+        match self.deployment.services.terminate(service).await.unwrap_or_else(|error| panic!("{error:#}")) {
+            Stopped::Exited(status) => status,
+            Stopped::Killed => panic!("{service} did not end on SIGTERM"),
+        }
+    }
+
+    /// Starts a terminated service again and waits until it is ready.
+    pub async fn start_again(&mut self, service: &str) {
+        self.deployment.services.restart(service).await.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Waits until these many raw events are in the ledger; more never come.
+    pub async fn until_received(&self, events: i64) {
+        self.until(&format!("{events} raw events are in the ledger"), async || {
+            (self.count("SELECT coalesce(sum(received - duplicates), 0)::bigint FROM sink_ledger").await
+                >= events)
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Rows, identities, counts and ledger agree, and come to `events` in all.
+    pub async fn assert_adds_up(&self, events: i64) {
+        let rows = self.count("SELECT count(*) FROM events").await;
+        let identities = self
+            .count("SELECT count(*) FROM (SELECT DISTINCT kpart, koffset, kindex FROM events) AS i")
+            .await;
+        let quarantined = self.count("SELECT count(*) FROM quarantine WHERE stream = 'events'").await;
+        let counted =
+            self.count("SELECT coalesce(sum(n), 0)::bigint FROM counts WHERE stream = 'events'").await;
+        assert_eq!(rows + quarantined, events, "rows and quarantine");
+        assert_eq!(identities, rows, "each identity once");
+        assert_eq!(counted, rows, "the counts table");
+        let ledger = self
+            .database
+            .query_one(
+                "SELECT sum(received)::bigint, sum(stored)::bigint, sum(quarantined)::bigint, sum(duplicates)::bigint
+                 FROM sink_ledger WHERE topic = 'events'",
+                &[],
+            )
+            .await
+            .unwrap();
+        let (received, stored, held, duplicates): (i64, i64, i64, i64) =
+            (ledger.get(0), ledger.get(1), ledger.get(2), ledger.get(3));
+        assert_eq!((stored, held), (rows, quarantined), "the ledger's stored and quarantined");
+        assert_eq!(received, stored + held + duplicates, "the ledger adds up");
+    }
+
+    /// Everything that a loadgen journal says was acknowledged is stored.
+    pub async fn assert_journal_is_stored(&self, journal: &Path) {
+        let mut stored: BTreeMap<(String, i64), i64> = BTreeMap::new();
+        let rows = self
+            .database
+            .query(
+                "SELECT attributes ->> 'run', (attributes ->> 'seq')::bigint, count(*) FROM events
+                 WHERE attributes ->> 'run' IS NOT NULL GROUP BY 1, 2",
+                &[],
+            )
+            .await
+            .unwrap();
+        for row in rows {
+            stored.insert((row.get(0), row.get(1)), row.get(2));
+        }
+        let mut acknowledged = 0;
+        for (run, first, last) in crate::load::acknowledged(journal) {
+            for seq in first..=last {
+                acknowledged += 1;
+                assert!(stored.contains_key(&(run.clone(), seq)), "acknowledged and not stored: {run} {seq}");
+            }
+        }
+        assert!(acknowledged > 0, "the journal is empty");
+    }
+}

@@ -56,7 +56,7 @@ pub struct ServiceArgs {
     /// Address of /metrics, /healthz and /readyz; port 0 picks a free one, which the log names
     #[arg(
         id = "admin_listen",
-        long,
+        long = "admin-listen",
         env = "TIDEWATCH_ADMIN_LISTEN",
         value_name = "ADDR",
         default_value = "127.0.0.1:0"

@@ -1,1 +1,26 @@
-//! Migrations, month partitions, orgs and tokens.
+//! What is done to the database and the broker beside the flow of events: migrations, month partitions, topics, orgs
+//! and tokens.
+//!
+//! Everything here is a command that can be repeated harmlessly. It never touches a row of a live month, and it never
+//! takes a lock that a writer would wait for.
+
+mod apply;
+mod audit;
+mod cli;
+mod list;
+mod migrate;
+mod orgs;
+mod output;
+mod plan;
+mod run;
+mod summarise;
+mod tokens;
+
+pub use apply::{Created, TABLES, Table, apply};
+pub use cli::main;
+pub use list::{Leaf, list};
+pub use migrate::migrate;
+pub use orgs::{Org, create_org, list_orgs};
+pub use plan::{Existing, Horizon, Month, Overlap, plan};
+pub use summarise::{Summarised, Summariser};
+pub use tokens::{Kind, NewToken, Revoked, StoredToken, create_token, list_tokens, revoke_token};

@@ -1,3 +1,7 @@
 //! Starts `tidewatch-partitions`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidewatch_partitions::main()
+}

@@ -1,0 +1,300 @@
+//! The command line.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser};
+use jiff::Timestamp;
+use postgres::{Client, PostgresArgs, wait_until_migrated};
+use schemas::OrgId;
+use service::ServiceArgs;
+use uuid::Uuid;
+
+use crate::apply::{TABLES, apply};
+use crate::list::list;
+use crate::migrate::migrate;
+use crate::orgs::{create_org, list_orgs};
+use crate::plan::Horizon;
+use crate::run::{self, Settings};
+use crate::tokens::{Kind, create_token, list_tokens, revoke_token};
+use crate::{output, tokens};
+
+const NAME: &str = "tidewatch-partitions";
+const ADMIN_PORT: u16 = 9107;
+
+/// Migrations, month partitions, topics, orgs and tokens. Every command can be repeated harmlessly, and waits for the
+/// database or broker it needs.
+#[derive(Debug, Parser)]
+#[command(name = NAME, version)]
+enum Command {
+    /// Bring the database's tables to the newest version
+    Migrate(Database),
+    /// Make the month partitions that are missing around now
+    Apply(Apply),
+    /// Show every partition
+    List(List),
+    /// Run as a service: make partitions every hour, summarise BRIN indexes every few seconds
+    Run(Run),
+    /// Create and list orgs
+    #[command(subcommand)]
+    Org(Org),
+    /// Create, revoke and list bearer tokens
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Debug, Args)]
+struct Database {
+    #[command(flatten)]
+    postgres: PostgresArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+#[derive(Debug, Args)]
+struct HorizonArgs {
+    /// Months before the current one
+    #[arg(long, env = "TIDEWATCH_MONTHS_BACK", value_name = "MONTHS", default_value_t = Horizon::default().back,
+        value_parser = clap::value_parser!(u16).range(0..=120))]
+    back: u16,
+    /// Months after the current one
+    #[arg(long, env = "TIDEWATCH_MONTHS_AHEAD", value_name = "MONTHS", default_value_t = Horizon::default().ahead,
+        value_parser = clap::value_parser!(u16).range(0..=120))]
+    ahead: u16,
+}
+
+impl HorizonArgs {
+    fn horizon(&self) -> Horizon {
+        Horizon { back: self.back, ahead: self.ahead }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Apply {
+    #[command(flatten)]
+    horizon: HorizonArgs,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    horizon: HorizonArgs,
+    /// Milliseconds between two looks for page ranges without a summary
+    #[arg(long, env = "TIDEWATCH_SUMMARISE_EVERY_MS", value_name = "MS", default_value_t = 2000,
+        value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    summarise_every_ms: u64,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t)]
+    format: output::Format,
+    #[command(flatten)]
+    database: Database,
+}
+
+#[derive(Debug, Args)]
+struct Actor {
+    /// Who does it, for the audit log
+    #[arg(long, env = "TIDEWATCH_ACTOR", value_name = "NAME", default_value = "operator")]
+    actor: String,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Org {
+    /// Create an org; leaves one that is there as it is
+    Create {
+        /// Its id: 1 to 64 of a-z 0-9 . _ -
+        id: OrgId,
+        /// Its name for people [default: the id]
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        actor: Actor,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Show every org
+    List(List),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Token {
+    /// Create a token and show it, this once
+    Create {
+        /// The org it acts for
+        #[arg(long)]
+        org: OrgId,
+        /// What it opens
+        #[arg(long, value_enum)]
+        kind: Kind,
+        /// Its name for people, and the actor of changes made with it [default: the kind]
+        #[arg(long)]
+        label: Option<String>,
+        /// How to show it
+        #[arg(long, value_enum, default_value_t)]
+        format: output::Format,
+        #[command(flatten)]
+        actor: Actor,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Revoke a token; services refuse it within 30 s
+    Revoke {
+        /// Its id, from `token list`
+        id: Uuid,
+        #[command(flatten)]
+        actor: Actor,
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Show every token, without its text
+    List {
+        /// Of this org only
+        #[arg(long)]
+        org: Option<OrgId>,
+        #[command(flatten)]
+        list: List,
+    },
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    match service::parse(Some(ADMIN_PORT)) {
+        Ok(command) => dispatch(command),
+        Err(code) => code,
+    }
+}
+
+fn dispatch(command: Command) -> ExitCode {
+    match command {
+        Command::Migrate(database) => once(&database, &[], async |mut client| {
+            let applied = migrate(&mut client).await?;
+            Ok(output::lines(
+                applied.iter().map(|version| format!("applied {version}")),
+                "nothing to migrate",
+            ))
+        }),
+        Command::Apply(Apply { horizon, database }) => once(&database, &months(), async |mut client| {
+            let created = apply(&mut client, Timestamp::now(), horizon.horizon()).await?;
+            let lines = created.iter().map(|created| {
+                let (from, to) = (created.month.start(), created.month.end());
+                format!("made {} ({from} to {to})", created.name)
+            });
+            Ok(output::lines(lines, "no partition is missing"))
+        }),
+        Command::List(List { format, database }) => {
+            once(&database, &months(), async |client| output::leaves(&list(&client).await?, format))
+        }
+        Command::Run(Run { horizon, summarise_every_ms, database }) => {
+            let settings = Settings {
+                postgres: database.postgres,
+                horizon: horizon.horizon(),
+                summarise_every: Duration::from_millis(summarise_every_ms),
+            };
+            service::serve(NAME, &database.service, |context| run::run(settings, context))
+        }
+        Command::Org(command) => org(command),
+        Command::Token(command) => token(command),
+    }
+}
+
+fn org(command: Org) -> ExitCode {
+    match command {
+        Org::Create { id, name, actor, database } => once(&database, &["org"], async |mut client| {
+            let name = name.as_deref().unwrap_or(id.as_str());
+            let created = create_org(&mut client, &id, name, &actor.actor).await?;
+            Ok(if created { format!("created org {id}\n") } else { format!("org {id} is there already\n") })
+        }),
+        Org::List(List { format, database }) => {
+            once(&database, &["org"], async |client| output::orgs(&list_orgs(&client).await?, format))
+        }
+    }
+}
+
+fn token(command: Token) -> ExitCode {
+    match command {
+        Token::Create { org, kind, label, format, actor, database } => {
+            once(&database, &["token"], async |mut client| {
+                let label = label.as_deref().unwrap_or(kind.name());
+                let token = create_token(&mut client, &org, kind, label, &actor.actor).await?;
+                output::new_token(&token, format)
+            })
+        }
+        Token::Revoke { id, actor, database } => once(&database, &["token"], async |mut client| {
+            Ok(match revoke_token(&mut client, id, &actor.actor).await? {
+                tokens::Revoked::Now => format!("revoked token {id}\n"),
+                tokens::Revoked::Before => format!("token {id} was revoked before\n"),
+            })
+        }),
+        Token::List { org, list: List { format, database } } => once(&database, &["token"], async |client| {
+            output::tokens(&list_tokens(&client, org.as_ref()).await?, format)
+        }),
+    }
+}
+
+fn months() -> Vec<&'static str> {
+    TABLES.iter().map(|table| table.name).collect()
+}
+
+/// Waits for the database and its `tables`, runs a command on a connection and prints what it returns.
+fn once<F>(database: &Database, tables: &[&str], command: F) -> ExitCode
+where
+    F: AsyncFnOnce(Client) -> anyhow::Result<String>,
+{
+    service::once(NAME, &database.service, |context| async move {
+        let args = &database.postgres;
+        let dependency = context.health.dependency("postgres").at(args.database_url.address());
+        let shutdown = context.shutdown.token();
+        let client = wait_until_migrated(args, tables, &shutdown, |reason| dependency.down(reason)).await;
+        let Some(client) = client else { bail!("stopped while waiting for postgres") };
+        dependency.up();
+        let text = match context.shutdown.unless_requested(command(client)).await {
+            Some(result) => result?,
+            None => bail!("stopped half-way; run it again"),
+        };
+        print(&text)
+    })
+}
+
+/// A reader that has gone away (`| head -1`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("writing to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Command::command().debug_assert();
+    }
+
+    #[rstest]
+    #[case(&["org", "create", "Demo"])]
+    #[case(&["token", "create", "--org", "demo", "--kind", "root"])]
+    #[case(&["token", "revoke", "7"])]
+    #[case(&["apply", "--ahead", "-1"])]
+    #[case(&["run", "--summarise-every-ms", "1"])]
+    fn wrong_values_are_refused(#[case] args: &[&str]) {
+        let url = ["--database-url", "postgres://db/tide"];
+        let args = [NAME].iter().chain(args).chain(&url);
+        assert!(Command::try_parse_from(args).is_err());
+    }
+}

@@ -129,7 +129,8 @@ mod tests {
     }
 
     #[rstest]
-    #[case::reserved_character("postgres://u:hun?ter2@db/tide")]
+    #[case::unknown_option("postgres://u@db/tide?hun=ter2")]
+    #[case::slash_in_password("postgres://u:hun/ter2@db/tide?x@y")]
     #[case::port("postgres://u:hunter2@db:port/tide")]
     #[case::scheme("mysql://u:hunter2@db/tide")]
     #[case::no_host("postgres:///tide?user=hunter2")]

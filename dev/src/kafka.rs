@@ -70,7 +70,7 @@ impl Kafka {
             vec!["kafka.Kafka".into(), path_argument(&properties)?],
         )?;
         let brokers = brokers(options.port);
-        process.until_ready(START_PATIENCE, answers_metadata(brokers)).await?;
+        process.until_ready(START_PATIENCE, until_it_answers(brokers)).await?;
         Ok(Kafka { process, options })
     }
 
@@ -94,11 +94,17 @@ impl Kafka {
         self.process.kill().await
     }
 
-    /// Starts the node again on the same data and ports.
-    pub async fn restart(self) -> Result<Kafka> {
-        let Kafka { process, options } = self;
-        process.stop(Signal::SIGTERM, STOP_PATIENCE).await?;
-        Kafka::start(options).await
+    /// Starts the node again on the same data and ports, after stopping it if it still runs.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.stop(Signal::SIGTERM, STOP_PATIENCE).await?;
+        *self = Kafka::start(self.options.clone()).await?;
+        Ok(())
+    }
+
+    /// True when a metadata request to these brokers is answered, within a second.
+    pub async fn answers(brokers: &str) -> bool {
+        let brokers = brokers.to_owned();
+        tokio::task::spawn_blocking(move || has_live_broker(&brokers)).await.unwrap_or(false)
     }
 }
 
@@ -208,14 +214,8 @@ background.threads=4
     )
 }
 
-/// Ends when a metadata request to the brokers is answered with at least one live broker.
-async fn answers_metadata(brokers: String) {
-    loop {
-        let brokers = brokers.clone();
-        let answered = tokio::task::spawn_blocking(move || has_live_broker(&brokers));
-        if answered.await.unwrap_or(false) {
-            return;
-        }
+async fn until_it_answers(brokers: String) {
+    while !Kafka::answers(&brokers).await {
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }

@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod background;
+mod lock;
+mod settings;
+mod stack;
 mod with_stack;
 
 #[derive(Debug, Parser)]
@@ -22,6 +26,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start the stack in the background, keeping its data; writes .tidewatch/env
+    Up,
+    /// Stop the stack that `up` started
+    Down,
+    /// Show what runs in the background, whether it is ready, and why not
+    Status,
+    /// What `up` leaves running
+    #[command(hide = true)]
+    Supervise,
     /// Run a command against a private Kafka and Postgres, which are gone afterwards
     WithStack {
         /// The command and its arguments; its exit code becomes this one's
@@ -43,6 +56,10 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
+        Command::Up => background::up().await,
+        Command::Down => background::down().await,
+        Command::Status => background::status().await,
+        Command::Supervise => background::supervise().await,
         Command::WithStack { command } => with_stack::run(command).await,
     }
 }

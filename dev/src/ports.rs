@@ -53,23 +53,19 @@ fn is_free(port: u16) -> bool {
 mod tests {
     use super::*;
 
+    // One test: side by side they would take each other's ports.
     #[test]
-    fn no_port_is_handed_out_twice() {
+    fn ports_are_handed_out_once_and_preferred_ones_kept_while_they_are_free() {
         let ports: HashSet<u16> = (0..200).map(|_| free().unwrap()).collect();
         assert_eq!(ports.len(), 200);
-    }
 
-    #[test]
-    fn a_taken_preferred_port_gives_another() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert_ne!(free_or(port).unwrap(), port);
-    }
-
-    #[test]
-    fn a_free_preferred_port_is_kept() {
         let port = free().unwrap();
         release(port);
         assert_eq!(free_or(port).unwrap(), port);
+        assert_ne!(free_or(port).unwrap(), port, "it has just been handed out");
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = listener.local_addr().unwrap().port();
+        assert_ne!(free_or(taken).unwrap(), taken);
     }
 }

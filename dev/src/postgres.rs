@@ -15,6 +15,7 @@ use crate::process::{Launch, Process, Stopped};
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Where data goes when the `postgres` user cannot reach the checkout (root's home, say).
 const OUTSIDE: &str = "/var/tmp";
@@ -72,7 +73,7 @@ impl Postgres {
             end_signal: Signal::SIGINT,
         })?;
         let postgres = Postgres { process, options };
-        postgres.process.until_ready(START_PATIENCE, answers_query(postgres.superuser_url())).await?;
+        postgres.process.until_ready(START_PATIENCE, until_it_answers(postgres.superuser_url())).await?;
         postgres.ensure_role().await?;
         Ok(postgres)
     }
@@ -98,11 +99,16 @@ impl Postgres {
         self.process.stop(Signal::SIGQUIT, STOP_PATIENCE).await
     }
 
-    /// Stops and starts the server on the same data and port.
-    pub async fn restart(self) -> Result<Postgres> {
-        let Postgres { process, options } = self;
-        process.stop(Signal::SIGINT, STOP_PATIENCE).await?;
-        Postgres::start(options).await
+    /// Starts the server again on the same data and port, after stopping it if it still runs.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.stop(Signal::SIGINT, STOP_PATIENCE).await?;
+        *self = Postgres::start(self.options.clone()).await?;
+        Ok(())
+    }
+
+    /// True when the server at this URL answers a query, within a second.
+    pub async fn answers(url: &str) -> bool {
+        tokio::time::timeout(QUERY_TIMEOUT, can_query(url)).await.unwrap_or(false)
     }
 
     /// The role that owns tidewatch's databases.
@@ -319,8 +325,8 @@ fn server_arguments(data: &Path, port: u16) -> Vec<String> {
     arguments
 }
 
-async fn answers_query(url: String) {
-    while !can_query(&url).await {
+async fn until_it_answers(url: String) {
+    while !Postgres::answers(&url).await {
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }

@@ -216,6 +216,26 @@ impl Services {
         self.until_ready(name).await
     }
 
+    /// Starts again what has ended by itself, without waiting for it; returns the names.
+    pub fn revive(&mut self) -> Result<Vec<String>> {
+        let ended = |instance: &Instance| {
+            instance.process.as_ref().is_some_and(|process| process.exit_status().is_some())
+        };
+        let ended: Vec<String> = self
+            .instances
+            .iter()
+            .filter(|(_, instance)| ended(instance))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &ended {
+            let process = self.launch(name, self.instance(name)?)?;
+            if let Some(instance) = self.instances.get_mut(name) {
+                instance.process = Some(process);
+            }
+        }
+        Ok(ended)
+    }
+
     /// Stops everything in order; returns the names of those that had to be killed.
     pub async fn stop(mut self) -> Result<Vec<String>> {
         let mut killed = Vec::new();

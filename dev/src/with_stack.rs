@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long what the command left behind may take to end after SIGTERM.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
+const LOG_PREFIX: &str = "with-stack-";
+/// Logs of failed runs are kept for that long.
+const LOG_RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Starts Kafka and Postgres, runs the command, stops everything whatever happened, returns the command's exit code.
 /// Logs are kept when the command failed.
 pub async fn run(command: Vec<OsString>) -> Result<ExitCode> {
     let layout = Layout::find()?;
-    let logs = layout.logs().join(format!("with-stack-{}", std::process::id()));
+    let logs = layout.logs().join(format!("{LOG_PREFIX}{}", std::process::id()));
+    remove_old_logs(&layout.logs())?;
     // Before anything is started: from here on a signal ends the command, then the stack.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -66,6 +71,23 @@ pub async fn run(command: Vec<OsString>) -> Result<ExitCode> {
         eprintln!("{}: {status}; logs are in {}", program.display(), logs.display());
     }
     Ok(exit_code(status))
+}
+
+fn remove_old_logs(logs: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(logs).into_iter().flatten() {
+        let entry = entry?;
+        let ours = entry.file_name().to_string_lossy().starts_with(LOG_PREFIX);
+        let age = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if ours && age.is_some_and(|age| age > LOG_RETENTION) {
+            // Another run may be doing the same.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 fn forward(child: &Child, signal: Signal) {

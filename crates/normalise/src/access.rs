@@ -81,7 +81,8 @@ fn quoted_field(text: &str) -> (Option<&str>, &str) {
 
 /// Adds `method`, `path`, `query` and `protocol`, or a `request` that is none of HTTP; returns the activity.
 fn request_fields(request: &str, attributes: &mut Attributes) -> i32 {
-    let parts = request.split_once(' ').and_then(|(method, rest)| Some((method, app::http_activity(method)?, rest)));
+    let parts =
+        request.split_once(' ').and_then(|(method, rest)| Some((method, app::http_activity(method)?, rest)));
     let Some((method, activity, rest)) = parts else {
         attributes.text("request", request);
         return 0;

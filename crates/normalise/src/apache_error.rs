@@ -9,7 +9,8 @@ pub(crate) fn read<'m>(line: &'m str, attributes: &mut Attributes) -> Option<Rea
     let (stamp, rest) = line.strip_prefix('[')?.split_once("] [")?;
     let stamp = time::ctime(stamp)?;
     let (level, mut rest) = rest.split_once(']')?;
-    let (module, level) = level.split_once(':').map_or((None, level), |(module, level)| (Some(module), level));
+    let (module, level) =
+        level.split_once(':').map_or((None, level), |(module, level)| (Some(module), level));
     let mut reading = Reading {
         source_type: Some("web_error"),
         time: Some(stamp.micros),
@@ -18,7 +19,8 @@ pub(crate) fn read<'m>(line: &'m str, attributes: &mut Attributes) -> Option<Rea
     };
     attributes.text("level", level);
     attributes.optional("module", module.filter(|module| !module.is_empty()));
-    while let Some((field, next)) = rest.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    while let Some((field, next)) = rest.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'))
+    {
         match field.split_once(' ') {
             Some(("client", client)) => {
                 // Newer servers add the port.

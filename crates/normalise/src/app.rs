@@ -82,6 +82,23 @@ pub(crate) fn read<'m>(app: &str, message: &'m str, attributes: &mut Attributes)
     match app {
         "sshd" | "sshd-session" | "sshd-auth" => Some(sshd::read(message, attributes)),
         "sudo" => Some(sudo::read(message, attributes)),
-        _ => pam::read(message, attributes).or_else(|| access::read(message, attributes)),
+        _ => {
+            let reading = pam::read(message, attributes).or_else(|| access::read(message, attributes));
+            match source_type(app) {
+                Some(source_type) => {
+                    Some(Reading { source_type: Some(source_type), ..reading.unwrap_or_default() })
+                }
+                None => reading,
+            }
+        }
+    }
+}
+
+/// Kind of source of programs whose messages have no reader of their own.
+fn source_type(app: &str) -> Option<&'static str> {
+    match app {
+        "su" => Some("su"),
+        "cron" | "CRON" | "crond" => Some("cron"),
+        _ => None,
     }
 }

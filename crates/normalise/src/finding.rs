@@ -295,8 +295,9 @@ fn read<'b>(line: &'b str, input: &Input<'b>) -> Result<FindingRecord<'b>, Refus
         .peek(Column::Type)
         .and_then(json::string)
         .is_some_and(|text| matches!(text.as_ref(), "scan_activity" | "scan" | "scan_status"));
-    let moves = fields.has(Column::State) || fields.has(Column::Progress) || fields.has(Column::QueuePosition);
-    let found = [Column::Uid, Column::Kind, Column::Title, Column::Risk, Column::Severity];
+    let moves =
+        fields.has(Column::State) || fields.has(Column::Progress) || fields.has(Column::QueuePosition);
+    let found = [Column::Uid, Column::Kind, Column::Title, Column::Risk];
     let is_scan = match class {
         Some(6007) => true,
         Some(_) => false,
@@ -314,7 +315,8 @@ fn read<'b>(line: &'b str, input: &Input<'b>) -> Result<FindingRecord<'b>, Refus
 
 fn result<'b>(mut fields: Fields<'b>, line: &'b str, input: &Input<'b>) -> Finding<'b> {
     let (time, flags) = fields.time(input.received_at);
-    let class = fields.take(Column::Class, |json| json::integer(json).filter(|class| matches!(class, 2002 | 2004)));
+    let class =
+        fields.take(Column::Class, |json| json::integer(json).filter(|class| matches!(class, 2002 | 2004)));
     let mut scan_type = fields.word(Column::ScanType, SCAN_TYPES);
     let mut kind = fields.text(Column::Kind);
     // `type` is the scan's where it is a word for one, else the finding's.
@@ -387,7 +389,8 @@ fn scan<'b>(mut fields: Fields<'b>, input: &Input<'b>) -> Result<ScanActivity<'b
         },
     };
     let (time, _) = fields.time(input.received_at);
-    let scan_type = fields.word(Column::ScanType, SCAN_TYPES).or_else(|| fields.word(Column::Type, SCAN_TYPES));
+    let scan_type =
+        fields.word(Column::ScanType, SCAN_TYPES).or_else(|| fields.word(Column::Type, SCAN_TYPES));
     let duration_ms = fields.integer(Column::DurationMs, 0..=i64::MAX).or_else(|| {
         let seconds = fields.take(Column::DurationSeconds, |json| json::scalar(json)?.parse::<f64>().ok())?;
         (0.0..1e12).contains(&seconds).then_some((seconds * 1e3).round() as i64)

@@ -79,8 +79,8 @@ pub(crate) fn syslog_name(severity: u8) -> &'static str {
 pub(crate) fn facility_name(facility: u8) -> &'static str {
     const NAMES: [&str; 24] = [
         "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-        "ntp", "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
-        "local7",
+        "ntp", "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5",
+        "local6", "local7",
     ];
     NAMES.get(usize::from(facility)).copied().unwrap_or("unknown")
 }

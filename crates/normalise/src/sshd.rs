@@ -84,7 +84,8 @@ impl<'m> Peer<'m> {
 fn attempt<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     for (verb, outcome) in [("Failed ", "failure"), ("Accepted ", "success")] {
         // `password for root from …`; the method has no blank.
-        let Some((method, peer)) = message.strip_prefix(verb).and_then(|rest| rest.split_once(" for ")) else {
+        let Some((method, peer)) = message.strip_prefix(verb).and_then(|rest| rest.split_once(" for "))
+        else {
             continue;
         };
         let peer = Peer::named(peer)?;
@@ -103,9 +104,8 @@ fn attempt<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<
         let Some(rest) = message.strip_prefix(start) else { continue };
         let named = if end.is_empty() { rest } else { rest.rsplit_once(end)?.0 };
         // A log of old may name no address.
-        let mut peer = Peer::named(named).or_else(|| {
-            (action == "unknown_user").then(|| Peer { user: Some(named), ..Peer::default() })
-        })?;
+        let mut peer = Peer::named(named)
+            .or_else(|| (action == "unknown_user").then(|| Peer { user: Some(named), ..Peer::default() }))?;
         peer.unknown_user |= action == "unknown_user";
         attributes.text("action", action);
         attributes.text("outcome", "failure");

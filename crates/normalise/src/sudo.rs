@@ -23,8 +23,13 @@ fn command<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<
     let mut class = class::PROCESS;
     let mut activity = 1;
     let mut fields = [None; 5];
-    const NAMES: [(&str, &str); 5] =
-        [("COMMAND=", "command"), ("USER=", "run_as"), ("TTY=", "tty"), ("PWD=", "pwd"), ("GROUP=", "run_as_group")];
+    const NAMES: [(&str, &str); 5] = [
+        ("COMMAND=", "command"),
+        ("USER=", "run_as"),
+        ("TTY=", "tty"),
+        ("PWD=", "pwd"),
+        ("GROUP=", "run_as_group"),
+    ];
     loop {
         let (field, next) = match rest.starts_with("COMMAND=") {
             true => (rest, None),

@@ -131,7 +131,8 @@ fn tagged(text: &str) -> Header<'_> {
 const MAX_TAG_BYTES: usize = 64;
 
 fn tag(text: &str) -> Option<Header<'_>> {
-    let end = text.bytes().position(|b| matches!(b, b' ' | b'[' | b':' | b'(' | b'=' | b'"' | b'{' | b'<'))?;
+    let end =
+        text.bytes().position(|b| matches!(b, b' ' | b'[' | b':' | b'(' | b'=' | b'"' | b'{' | b'<'))?;
     let (app, mut rest) = text.split_at_checked(end)?;
     if app.is_empty() || app.len() > MAX_TAG_BYTES || app.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -186,7 +187,8 @@ fn describe_elements(data: &str, attributes: &mut Attributes) {
             let name = name.trim_start_matches(' ');
             let Some((value, after)) = quoted_value(value) else { break };
             parameters = after;
-            let value = if value.contains('\\') { unescape(value).into() } else { std::borrow::Cow::Borrowed(value) };
+            let value =
+                if value.contains('\\') { unescape(value).into() } else { std::borrow::Cow::Borrowed(value) };
             if taken.contains(&name) {
                 attributes.text(&format!("{id}.{name}"), &value);
             } else {
@@ -228,6 +230,7 @@ pub(crate) fn repeated(message: &str) -> Option<(i32, &str)> {
     let text = message.strip_prefix("last ").unwrap_or(message).strip_prefix("message repeated ")?;
     let (count, rest) = text.split_once(" time")?;
     let count = count.parse::<i32>().ok().filter(|count| *count > 0)?;
-    let inner = rest.strip_prefix('s').unwrap_or(rest).strip_prefix(": [").and_then(|rest| rest.strip_suffix(']'));
+    let inner =
+        rest.strip_prefix('s').unwrap_or(rest).strip_prefix(": [").and_then(|rest| rest.strip_suffix(']'));
     Some((count, inner.map_or(message, |inner| inner.strip_prefix(' ').unwrap_or(inner))))
 }

@@ -35,7 +35,8 @@ pub(crate) fn read<'a>(text: &'a str, input: &Input<'_>) -> Draft<'a> {
 /// Reads a line that is not JSON.
 fn plain<'a>(line: &'a str, input: &Input<'_>) -> Draft<'a> {
     let received_at = input.received_at;
-    let header = syslog::with_priority(line, received_at).or_else(|| syslog::without_priority(line, received_at));
+    let header =
+        syslog::with_priority(line, received_at).or_else(|| syslog::without_priority(line, received_at));
     if let Some(header) = header {
         return of_syslog(header, line, received_at);
     }

@@ -104,9 +104,8 @@ impl<'a> Cursor<'a> {
 
     /// A month's English short name, 1 to 12.
     fn month(&mut self) -> Option<i64> {
-        const NAMES: [&[u8; 3]; 12] = [
-            b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
-        ];
+        const NAMES: [&[u8; 3]; 12] =
+            [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
         let (name, rest) = self.rest.split_first_chunk::<3>()?;
         let at = NAMES.iter().position(|known| *known == name)?;
         self.rest = rest;
@@ -309,10 +308,19 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_none() {
-        for text in
-            ["", "-", "now", "2025-02-29T00:00:00Z", "2025-13-01T00:00:00Z", "2025-11-21T24:00:00Z", "1e9", "1.2.3",
-             "99999999999999999999", "2025-11-21T08:30:20Z ", "2025-11-21"]
-        {
+        for text in [
+            "",
+            "-",
+            "now",
+            "2025-02-29T00:00:00Z",
+            "2025-13-01T00:00:00Z",
+            "2025-11-21T24:00:00Z",
+            "1e9",
+            "1.2.3",
+            "99999999999999999999",
+            "2025-11-21T08:30:20Z ",
+            "2025-11-21",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -68,7 +68,10 @@ pub(crate) fn nested(fields: Vec<Field<'_>>, line_bytes: usize) -> Draft<'_> {
 /// Adds Winlogbeat's object to an event whose other fields have been read.
 pub(crate) fn winlog<'a>(mut draft: Draft<'a>, json: &'a str) -> Draft<'a> {
     let attributes = std::mem::take(&mut draft.attributes);
-    let mut event = Windows { draft: Draft { attributes, ..Draft::new("windows", Attributes::default()) }, ..Windows::new(0) };
+    let mut event = Windows {
+        draft: Draft { attributes, ..Draft::new("windows", Attributes::default()) },
+        ..Windows::new(0)
+    };
     for (name, json) in json::object(json).unwrap_or_default() {
         match name.as_ref() {
             "event_id" => event.field(Cow::Borrowed("EventID"), json),

@@ -8,7 +8,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod background;
+mod demo;
 mod lock;
+mod run_logs;
 mod settings;
 mod stack;
 mod with_stack;
@@ -26,6 +28,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the whole system on sample traffic and show the incidents an analyst gets
+    Demo {
+        /// End after the incidents are shown; fail when one is missing
+        #[arg(long)]
+        once: bool,
+    },
     /// Start the stack in the background, keeping its data; writes .tidewatch/env
     Up,
     /// Stop the stack that `up` started
@@ -56,6 +64,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
+        Command::Demo { once } => demo::run(once).await,
         Command::Up => background::up().await,
         Command::Down => background::down().await,
         Command::Status => background::status().await,

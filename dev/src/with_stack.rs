@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -15,29 +14,27 @@ use tidewatch_dev::{Layout, Stack};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::run_logs::RunLogs;
+
 /// How long what the command left behind may take to end after SIGTERM.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
-const LOG_PREFIX: &str = "with-stack-";
-/// Logs of failed runs are kept for that long.
-const LOG_RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Starts Kafka and Postgres, runs the command, stops everything whatever happened, returns the command's exit code.
 /// Logs are kept when the command failed.
 pub async fn run(command: Vec<OsString>) -> Result<ExitCode> {
     let layout = Layout::find()?;
-    let logs = layout.logs().join(format!("{LOG_PREFIX}{}", std::process::id()));
-    remove_old_logs(&layout.logs())?;
+    let logs = RunLogs::create(&layout, "with-stack")?;
     // Before anything is started: from here on a signal ends the command, then the stack.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     nix::sys::prctl::set_child_subreaper(true).context("asking to adopt what the command leaves behind")?;
 
-    eprintln!("Starting Kafka and Postgres (logs in {})", logs.display());
+    eprintln!("Starting Kafka and Postgres (logs in {})", logs.path().display());
     let started = Instant::now();
     let stack = tokio::select! {
-        stack = Stack::start(&layout, &logs) => stack?,
+        stack = Stack::start(&layout, logs.path()) => stack?,
         _ = interrupt.recv() => bail!("interrupted"),
         _ = terminate.recv() => bail!("terminated"),
         _ = hangup.recv() => bail!("hung up"),
@@ -45,7 +42,7 @@ pub async fn run(command: Vec<OsString>) -> Result<ExitCode> {
     eprintln!("Started in {:.1} s", started.elapsed().as_secs_f32());
 
     let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
-    let backends = stack.backends(Layout::binaries()?, logs.clone());
+    let backends = stack.backends(Layout::binaries()?, logs.path().to_owned());
     // Started from the main thread, which lives as long as this process: if that is killed, the command ends too.
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "SIGTERM", "--"])
@@ -66,28 +63,11 @@ pub async fn run(command: Vec<OsString>) -> Result<ExitCode> {
     end_leftovers(stack.pids()).await?;
     stack.stop().await?;
     if status.success() {
-        std::fs::remove_dir_all(&logs).with_context(|| format!("removing {}", logs.display()))?;
+        logs.discard()?;
     } else {
-        eprintln!("{}: {status}; logs are in {}", program.display(), logs.display());
+        eprintln!("{}: {status}; logs are in {}", program.display(), logs.path().display());
     }
     Ok(exit_code(status))
-}
-
-fn remove_old_logs(logs: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(logs).into_iter().flatten() {
-        let entry = entry?;
-        let ours = entry.file_name().to_string_lossy().starts_with(LOG_PREFIX);
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-            .and_then(|time| time.elapsed().ok());
-        if ours && age.is_some_and(|age| age > LOG_RETENTION) {
-            // Another run may be doing the same.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    Ok(())
 }
 
 fn forward(child: &Child, signal: Signal) {

@@ -1,0 +1,153 @@
+//! Incidents as the API gives them to an analyst.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::stack::Stack;
+
+/// Titles of the incidents that the sample traffic raises.
+const EXPECTED: [&str; 3] = ["SSH brute force", "Web scanner", "Critical finding"];
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Where standard output is no terminal.
+const DEFAULT_WIDTH: u16 = 130;
+
+/// What the demo shows of an incident.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Incident {
+    title: String,
+    severity_id: i32,
+    status: String,
+    event_count: i64,
+    first_time: String,
+    last_time: String,
+    #[serde(default)]
+    entities: Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    incidents: Vec<Incident>,
+}
+
+/// The first page of the org's incidents.
+pub async fn read(client: &reqwest::Client, stack: &Stack) -> Result<Vec<Incident>> {
+    let url = format!("{}/v1/incidents", stack.deployment.services.api_url());
+    let request = client.get(&url).bearer_auth(&stack.deployment.tokens().analyst).timeout(TIMEOUT);
+    let answer = request.send().await.and_then(reqwest::Response::error_for_status);
+    let page: Page =
+        answer.with_context(|| format!("asking {url}"))?.json().await.context("reading a page")?;
+    Ok(page.incidents)
+}
+
+/// Expected titles that are not there.
+pub fn missing(found: &[Incident]) -> Vec<&'static str> {
+    EXPECTED.into_iter().filter(|title| found.iter().all(|incident| incident.title != *title)).collect()
+}
+
+/// For people.
+pub fn table(incidents: &[Incident]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic).set_header([
+        "severity",
+        "incident",
+        "status",
+        "events",
+        "first",
+        "last",
+        "who and where",
+    ]);
+    if table.width().is_none() {
+        table.set_width(DEFAULT_WIDTH);
+    }
+    let mut incidents: Vec<&Incident> = incidents.iter().collect();
+    incidents.sort_by_key(|incident| (std::cmp::Reverse(incident.severity_id), &incident.title));
+    for incident in incidents {
+        table.add_row([
+            Cell::new(severity(incident.severity_id)),
+            Cell::new(&incident.title),
+            Cell::new(&incident.status),
+            Cell::new(incident.event_count).set_alignment(CellAlignment::Right),
+            Cell::new(time_of_day(&incident.first_time)),
+            Cell::new(time_of_day(&incident.last_time)),
+            Cell::new(entities(&incident.entities)),
+        ]);
+    }
+    table
+}
+
+/// OCSF's names of severity_id.
+fn severity(id: i32) -> &'static str {
+    match id {
+        1 => "informational",
+        2 => "low",
+        3 => "medium",
+        4 => "high",
+        5 => "critical",
+        6 => "fatal",
+        _ => "unknown",
+    }
+}
+
+/// `12:34:56` of an RFC 3339 time.
+fn time_of_day(time: &str) -> &str {
+    time.split_once('T').and_then(|(_, time)| time.get(..8)).unwrap_or(time)
+}
+
+/// `host web-1, user root`: an object of values or of lists of values, the first few of each.
+fn entities(entities: &Value) -> String {
+    const SHOWN: usize = 3;
+    let Value::Object(entities) = entities else { return String::new() };
+    let described = entities.iter().filter_map(|(kind, values)| {
+        let values: Vec<&Value> = match values {
+            Value::Array(values) => values.iter().collect(),
+            Value::Null => vec![],
+            value => vec![value],
+        };
+        let mut names: Vec<String> = values.iter().take(SHOWN).map(|value| plain(value)).collect();
+        if values.len() > SHOWN {
+            names.push(format!("{} more", values.len() - SHOWN));
+        }
+        (!names.is_empty()).then(|| format!("{kind} {}", names.join(", ")))
+    });
+    described.collect::<Vec<_>>().join("; ")
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incident(title: &str, severity_id: i32) -> Incident {
+        Incident {
+            title: title.into(),
+            severity_id,
+            status: "open".into(),
+            event_count: 12,
+            first_time: "2026-01-02T03:04:05.678901Z".into(),
+            last_time: "2026-01-02T03:04:59Z".into(),
+            entities: serde_json::json!({"user": ["root", "a", "b", "c", "d"], "host": "bastion", "ip": []}),
+        }
+    }
+
+    #[test]
+    fn the_worst_comes_first_with_times_and_entities_in_short() {
+        let text = table(&[incident("Web scanner", 3), incident("SSH brute force", 4)]).to_string();
+        assert!(text.find("SSH brute force").unwrap() < text.find("Web scanner").unwrap(), "{text}");
+        for part in ["high", "medium", "12", "03:04:05", "03:04:59", "host bastion; user root, a, b, 2 more"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn expected_incidents_that_are_not_there_are_named() {
+        assert_eq!(missing(&[incident("SSH brute force", 4)]), EXPECTED[1..]);
+    }
+}

@@ -1,1 +1,29 @@
-//! Sigma rules: load, route, match, correlate; pure.
+//! Sigma rules: load, route, match, correlate; pure apart from reading the rule directory.
+//!
+//! [`Rules`] is a compiled directory of rules. [`Rules::signals`] and [`Rules::finding_signals`] turn an enriched batch into
+//! signals, without state; a [`Correlator`] turns signals into incident changes. How an event finds its candidate
+//! rules and its fields is data: `taxonomy/logsources.yml` and `taxonomy/fields.yml`.
+
+mod attributes;
+mod columns;
+mod correlate;
+mod engine;
+mod load;
+mod route;
+mod rule;
+mod rules;
+mod signals;
+mod taxonomy;
+mod value;
+mod view;
+
+pub use correlate::{
+    ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, MAX_ENTITIES, When,
+};
+pub use load::{Defect, Loaded, fingerprint, load, load_documents};
+pub use rule::{Correlation, Detection, LogSource, MAX_THRESHOLD, MAX_TIMESPAN, Meta};
+pub use rules::Rules;
+pub use signals::{Partitioned, signal_partition};
+pub use taxonomy::{Taxonomy, TaxonomyError};
+pub use value::Value;
+pub use view::{FieldId, Fields, Subject, View};

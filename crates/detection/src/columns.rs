@@ -1,0 +1,123 @@
+//! Columns of events and findings under their own names.
+
+use std::borrow::Cow;
+
+use schemas::{Event, Finding};
+
+use crate::value::Value;
+
+/// A column of an event or a finding that rules can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Column {
+    ActivityId,
+    ClassUid,
+    DstIp,
+    DstPort,
+    Host,
+    Kind,
+    Labels,
+    Message,
+    Resource,
+    Risk,
+    ScanId,
+    ScanType,
+    SeverityId,
+    SourceType,
+    SrcIp,
+    SrcPort,
+    Title,
+    Uid,
+    User,
+}
+
+/// `source_type` of findings, which have no such column.
+pub(crate) const FINDING: &str = "finding";
+
+impl Column {
+    /// The column called `name`, in SQL and in the records.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "activity_id" => Self::ActivityId,
+            "class_uid" => Self::ClassUid,
+            "dst_ip" => Self::DstIp,
+            "dst_port" => Self::DstPort,
+            "host" => Self::Host,
+            "kind" => Self::Kind,
+            "labels" => Self::Labels,
+            "message" => Self::Message,
+            "resource" => Self::Resource,
+            "risk" => Self::Risk,
+            "scan_id" => Self::ScanId,
+            "scan_type" => Self::ScanType,
+            "severity_id" => Self::SeverityId,
+            "source_type" => Self::SourceType,
+            "src_ip" => Self::SrcIp,
+            "src_port" => Self::SrcPort,
+            "title" => Self::Title,
+            "uid" => Self::Uid,
+            "user" => Self::User,
+            _ => return None,
+        })
+    }
+
+    /// Its value in `event`, none where the event has no such column.
+    pub(crate) fn of_event<'a>(self, event: &'a Event<'_>) -> Option<Value<'a>> {
+        match self {
+            Self::ActivityId => int(event.activity_id),
+            Self::ClassUid => int(event.class_uid),
+            Self::DstIp => text(&event.dst_ip),
+            Self::DstPort => event.dst_port.and_then(int),
+            Self::Host => text(&event.host),
+            Self::Labels => list(&event.labels),
+            Self::Message => text(&event.message),
+            Self::SeverityId => int(event.severity_id),
+            Self::SourceType => Some(Value::Str(Cow::Borrowed(&event.source_type))),
+            Self::SrcIp => text(&event.src_ip),
+            Self::SrcPort => event.src_port.and_then(int),
+            Self::User => text(&event.user),
+            Self::Kind
+            | Self::Resource
+            | Self::Risk
+            | Self::ScanId
+            | Self::ScanType
+            | Self::Title
+            | Self::Uid => None,
+        }
+    }
+
+    /// Its value in `finding`, none where the finding has no such column.
+    pub(crate) fn of_finding<'a>(self, finding: &'a Finding<'_>) -> Option<Value<'a>> {
+        match self {
+            Self::ClassUid => int(finding.class_uid),
+            Self::Host => text(&finding.host),
+            Self::Kind => Some(Value::Str(Cow::Borrowed(&finding.kind))),
+            Self::Labels => list(&finding.labels),
+            Self::Message => text(&finding.message),
+            Self::Resource => text(&finding.resource),
+            Self::Risk => finding.risk.and_then(int),
+            Self::ScanId => text(&finding.scan_id),
+            Self::ScanType => Some(Value::Str(Cow::Borrowed(&finding.scan_type))),
+            Self::SeverityId => int(finding.severity_id),
+            Self::SourceType => Some(Value::Str(Cow::Borrowed(FINDING))),
+            Self::Title => text(&finding.title),
+            Self::Uid => Some(Value::Str(Cow::Borrowed(&finding.uid))),
+            Self::User => text(&finding.user),
+            Self::ActivityId | Self::DstIp | Self::DstPort | Self::SrcIp | Self::SrcPort => None,
+        }
+    }
+}
+
+fn int<'a>(number: i32) -> Option<Value<'a>> {
+    Some(Value::Int(i64::from(number)))
+}
+
+fn text<'a>(text: &'a Option<Cow<'_, str>>) -> Option<Value<'a>> {
+    text.as_deref().map(|text| Value::Str(Cow::Borrowed(text)))
+}
+
+fn list<'a>(items: &'a [Cow<'_, str>]) -> Option<Value<'a>> {
+    if items.is_empty() {
+        return None;
+    }
+    Some(Value::List(items.iter().map(|item| Value::Str(Cow::Borrowed(item.as_ref()))).collect()))
+}

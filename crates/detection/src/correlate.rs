@@ -1,0 +1,29 @@
+//! From signals to incidents, over windows of event time.
+//!
+//! [`Correlator`] holds the state of one partition of `signals`. What comes out is a function of the set of signals: their
+//! order, repetitions and the borders of batches do not matter as long as no signal is later than
+//! [`ALLOWED_LATENESS`] behind the newest of its group. What an incident is stands in docs/detection.md; the arithmetic is in
+//! `track.rs`.
+
+mod change;
+mod correlator;
+mod episode;
+mod seen;
+mod track;
+
+#[cfg(test)]
+mod tests;
+
+pub use correlator::{Applied, Correlator, When};
+
+/// How late a signal may be, microseconds of event time behind the newest of its group.
+pub const ALLOWED_LATENESS: i64 = 5 * 60 * 1_000_000;
+
+/// Bucket of alerts of a single rule, microseconds of event time: one incident an hour for each group.
+pub const ALERT_BUCKET: i64 = 3_600 * 1_000_000;
+
+/// Evidence an incident names: so many of its first events and so many of its last.
+pub const EVIDENCE_EACH_END: usize = 10;
+
+/// Entities an incident names; of more, the first in order of name and value.
+pub const MAX_ENTITIES: usize = 50;

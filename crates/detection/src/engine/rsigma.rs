@@ -1,0 +1,388 @@
+//! rsigma-parser and rsigma-eval behind the crate's own types.
+//!
+//! Taken from rsigma: the YAML parser, modifiers, values and their compiled comparisons. Done here: field lookup by id,
+//! conditions, and the order of evaluation, because rsigma's own evaluation builds a result with owned strings for
+//! every match.
+
+use std::borrow::Cow;
+
+use rsigma_eval::{
+    CompiledDetection, CompiledMatcher, CompiledRule, Event, EventValue, compile_rule,
+    compiler::eval_condition,
+};
+use rsigma_parser::{
+    ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, Level, SigmaCollection,
+    SigmaRule, WindowMode, parse_sigma_yaml,
+};
+use serde_json::Value as Json;
+
+use super::condition::Condition;
+use super::{Document, Engine, Matcher, Refusal};
+use crate::rule::{Correlation, LogSource, MAX_THRESHOLD, MAX_TIMESPAN, Meta};
+use crate::taxonomy::Taxonomy;
+use crate::value::Value;
+use crate::view::{FieldId, Fields, View};
+
+/// The engine.
+pub(crate) struct Rsigma;
+
+impl Engine for Rsigma {
+    fn compile(
+        &self,
+        documents: &[&str],
+        hash: &str,
+        fields: &mut Fields,
+        taxonomy: &Taxonomy,
+    ) -> Result<Option<Document>, Refusal> {
+        let Some((last, earlier)) = documents.split_last() else { return Ok(None) };
+        let before =
+            if earlier.is_empty() { SigmaCollection::new() } else { parse(&earlier.join("\n---\n"))? };
+        let mut parsed = parse(&documents.join("\n---\n"))?;
+        if let Some(error) = parsed.errors.get(before.errors.len()) {
+            return Err(locate(error, last, documents));
+        }
+        if parsed.filters.len() > before.filters.len() {
+            return Err(Refusal::new("filters are not supported yet"));
+        }
+        if parsed.correlations.len() > before.correlations.len() {
+            let rule = parsed.correlations.pop().ok_or_else(|| Refusal::new("the correlation is empty"))?;
+            return correlation(rule, hash).map(|rule| Some(Document::Correlation(rule)));
+        }
+        if parsed.rules.len() > before.rules.len() {
+            let rule = parsed.rules.pop().ok_or_else(|| Refusal::new("the rule is empty"))?;
+            return detection(rule, hash, fields, taxonomy).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+fn parse(text: &str) -> Result<SigmaCollection, Refusal> {
+    parse_sigma_yaml(text).map_err(|error| Refusal::new(error.to_string()))
+}
+
+/// Finds the line that rsigma's message is about: YAML errors say `at line N`, conditions stand behind `condition:`.
+fn locate(message: &str, last: &str, documents: &[&str]) -> Refusal {
+    let line = if let Some((_, rest)) = message.split_once("at line ") {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        let skipped: usize = documents.iter().rev().skip(1).map(|doc| doc.lines().count() + 1).sum();
+        digits.parse::<usize>().ok().and_then(|line| line.checked_sub(skipped)).filter(|&line| line > 0)
+    } else if message.starts_with("Condition") {
+        last.lines().position(|line| line.trim_start().starts_with("condition:")).map(|index| index + 1)
+    } else {
+        None
+    };
+    Refusal { line, reason: message.to_owned() }
+}
+
+fn severity(level: Option<Level>) -> i32 {
+    match level {
+        Some(Level::Informational) => 1,
+        Some(Level::Low) => 2,
+        Some(Level::Medium) | None => 3,
+        Some(Level::High) => 4,
+        Some(Level::Critical) => 5,
+    }
+}
+
+fn identity(id: Option<&String>, name: Option<&String>) -> Result<String, Refusal> {
+    id.or(name).cloned().ok_or_else(|| Refusal::new("the rule has neither an id nor a name"))
+}
+
+fn detection(
+    rule: SigmaRule,
+    hash: &str,
+    fields: &mut Fields,
+    taxonomy: &Taxonomy,
+) -> Result<Document, Refusal> {
+    let compiled = compile_rule(&rule).map_err(|error| Refusal::new(error.to_string()))?;
+    let matcher = Program::new(compiled, fields, taxonomy)?;
+    let lower = |part: Option<String>| part.map(|text| text.to_lowercase());
+    Ok(Document::Detection {
+        meta: Meta {
+            id: identity(rule.id.as_ref(), rule.name.as_ref())?,
+            name: rule.name,
+            hash: hash.to_owned(),
+            title: rule.title,
+            description: rule.description.unwrap_or_default().trim().to_owned(),
+            author: rule.author,
+            severity_id: severity(rule.level),
+            tags: rule.tags,
+            references: rule.references,
+            false_positives: rule.falsepositives,
+        },
+        logsource: LogSource {
+            product: lower(rule.logsource.product),
+            category: lower(rule.logsource.category),
+            service: lower(rule.logsource.service),
+        },
+        matcher: Box::new(matcher),
+    })
+}
+
+fn correlation(rule: CorrelationRule, hash: &str) -> Result<Correlation, Refusal> {
+    if rule.correlation_type != CorrelationType::EventCount {
+        let kind = rule.correlation_type.as_str();
+        return Err(Refusal::new(format!(
+            "correlations of type {kind} are not supported yet, only event_count"
+        )));
+    }
+    if rule.window != WindowMode::Sliding {
+        let mode = rule.window.as_str();
+        return Err(Refusal::new(format!("{mode} windows are not supported, only sliding ones")));
+    }
+    if rule.rules.is_empty() {
+        return Err(Refusal::new("the correlation names no rules"));
+    }
+    let threshold = threshold(&rule.condition)?;
+    if rule.timespan.seconds == 0 || rule.timespan.seconds > MAX_TIMESPAN {
+        return Err(Refusal::new(format!(
+            "timespan {} is out of range: 1s to {}d, as long as signals are kept",
+            rule.timespan.original,
+            MAX_TIMESPAN / 86_400
+        )));
+    }
+    let aliases = rule.aliases.into_iter().flat_map(|alias| {
+        let name = alias.alias;
+        alias.mapping.into_iter().map(move |(rule, field)| (name.clone(), rule, field)).collect::<Vec<_>>()
+    });
+    Ok(Correlation {
+        meta: Meta {
+            id: identity(rule.id.as_ref(), rule.name.as_ref())?,
+            name: rule.name,
+            hash: hash.to_owned(),
+            title: rule.title,
+            description: rule.description.unwrap_or_default().trim().to_owned(),
+            author: rule.author,
+            severity_id: severity(rule.level),
+            tags: rule.tags,
+            references: rule.references,
+            false_positives: rule.falsepositives,
+        },
+        rules: rule.rules,
+        group_by: rule.group_by,
+        aliases: aliases.collect(),
+        timespan: i64::try_from(rule.timespan.seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000),
+        threshold,
+        generate: rule.generate,
+    })
+}
+
+fn threshold(condition: &CorrelationCondition) -> Result<i64, Refusal> {
+    let unsupported =
+        || Refusal::new("the condition of an event_count is one of gte and gt for now, with a number");
+    let CorrelationCondition::Threshold { predicates, field: None, .. } = condition else {
+        return Err(unsupported());
+    };
+    let &[(operator, number)] = predicates.as_slice() else { return Err(unsupported()) };
+    let threshold = match operator {
+        ConditionOperator::Gte => number,
+        ConditionOperator::Gt => number.saturating_add(1),
+        _ => return Err(unsupported()),
+    };
+    if threshold == 0 || threshold > MAX_THRESHOLD {
+        return Err(Refusal::new(format!(
+            "a threshold of {threshold} is out of range: 1 to {MAX_THRESHOLD}"
+        )));
+    }
+    i64::try_from(threshold).map_err(|_| unsupported())
+}
+
+/// A detection compiled for evaluation against a [`View`].
+enum Program {
+    /// Selections and conditions resolved here.
+    Resolved { selections: Vec<Selection>, conditions: Vec<Condition> },
+    /// A rule that matches inside arrays: rsigma evaluates it itself.
+    Whole(Box<CompiledRule>),
+}
+
+enum Selection {
+    AllOf(Vec<Item>),
+    AnyOf(Vec<Selection>),
+    And(Vec<Selection>),
+    Keywords(CompiledMatcher),
+}
+
+struct Item {
+    field: Option<FieldId>,
+    exists: Option<bool>,
+    matcher: CompiledMatcher,
+}
+
+impl Program {
+    fn new(rule: CompiledRule, fields: &mut Fields, taxonomy: &Taxonomy) -> Result<Self, Refusal> {
+        for detection in rule.detections.values() {
+            intern(detection, fields, taxonomy);
+        }
+        let mut names: Vec<String> = rule.detections.keys().cloned().collect();
+        names.sort();
+        let conditions: Vec<Condition> = rule
+            .conditions
+            .iter()
+            .map(|condition| Condition::compile(condition, &names))
+            .collect::<Result<_, _>>()?;
+        let selections: Option<Vec<Selection>> =
+            names.iter().filter_map(|name| rule.detections.get(name)).map(|d| resolve(d, fields)).collect();
+        Ok(match selections {
+            Some(selections) => Self::Resolved { selections, conditions },
+            None => Self::Whole(Box::new(rule)),
+        })
+    }
+}
+
+/// Gives an id to every field name below `detection`, those compared with included.
+fn intern(detection: &CompiledDetection, fields: &mut Fields, taxonomy: &Taxonomy) {
+    match detection {
+        CompiledDetection::AllOf(items) => {
+            for item in items {
+                if let Some(name) = &item.field {
+                    fields.intern(name, taxonomy);
+                }
+                intern_compared(&item.matcher, fields, taxonomy);
+            }
+        }
+        CompiledDetection::AnyOf(parts) | CompiledDetection::And(parts) => {
+            parts.iter().for_each(|part| intern(part, fields, taxonomy));
+        }
+        CompiledDetection::ArrayMatch { field, .. } => {
+            fields.intern(field, taxonomy);
+        }
+        CompiledDetection::Conditional { named, .. } => {
+            named.values().for_each(|part| intern(part, fields, taxonomy));
+        }
+        CompiledDetection::Keywords(_) => {}
+    }
+}
+
+fn intern_compared(matcher: &CompiledMatcher, fields: &mut Fields, taxonomy: &Taxonomy) {
+    match matcher {
+        CompiledMatcher::FieldRef { field, .. } => {
+            fields.intern(field, taxonomy);
+        }
+        CompiledMatcher::Expand { template, .. } => {
+            for part in template {
+                if let rsigma_eval::matcher::ExpandPart::Placeholder(name) = part {
+                    fields.intern(name, taxonomy);
+                }
+            }
+        }
+        CompiledMatcher::Not(inner) => intern_compared(inner, fields, taxonomy),
+        CompiledMatcher::AnyOf(parts) | CompiledMatcher::AllOf(parts) => {
+            parts.iter().for_each(|part| intern_compared(part, fields, taxonomy));
+        }
+        _ => {}
+    }
+}
+
+/// The detection with its fields as ids; none where only rsigma can evaluate it.
+fn resolve(detection: &CompiledDetection, fields: &Fields) -> Option<Selection> {
+    let all = |parts: &[CompiledDetection]| {
+        parts.iter().map(|part| resolve(part, fields)).collect::<Option<Vec<_>>>()
+    };
+    Some(match detection {
+        CompiledDetection::AllOf(items) => Selection::AllOf(
+            items
+                .iter()
+                .map(|item| {
+                    Some(Item {
+                        field: match &item.field {
+                            Some(name) => Some(fields.id(name)?),
+                            None => None,
+                        },
+                        exists: item.exists,
+                        matcher: item.matcher.clone(),
+                    })
+                })
+                .collect::<Option<_>>()?,
+        ),
+        CompiledDetection::AnyOf(parts) => Selection::AnyOf(all(parts)?),
+        CompiledDetection::And(parts) => Selection::And(all(parts)?),
+        CompiledDetection::Keywords(matcher) => Selection::Keywords(matcher.clone()),
+        CompiledDetection::ArrayMatch { .. } | CompiledDetection::Conditional { .. } => return None,
+    })
+}
+
+impl Matcher for Program {
+    fn matches(&self, event: &View<'_>) -> bool {
+        match self {
+            Self::Resolved { selections, conditions } => conditions.iter().any(|condition| {
+                condition.holds(&mut |index| selections.get(index).is_some_and(|s| s.matches(event)))
+            }),
+            Self::Whole(rule) => rule.conditions.iter().any(|condition| {
+                eval_condition(condition, &rule.detections, &Adapter(event), &mut Vec::new())
+            }),
+        }
+    }
+}
+
+impl Selection {
+    fn matches(&self, event: &View<'_>) -> bool {
+        match self {
+            Self::AllOf(items) => items.iter().all(|item| item.matches(event)),
+            Self::AnyOf(parts) => parts.iter().any(|part| part.matches(event)),
+            Self::And(parts) => parts.iter().all(|part| part.matches(event)),
+            Self::Keywords(matcher) => matcher.matches_keyword(&Adapter(event)),
+        }
+    }
+}
+
+impl Item {
+    fn matches(&self, event: &View<'_>) -> bool {
+        let Some(field) = self.field else {
+            return match self.exists {
+                Some(expected) => !expected,
+                None => self.matcher.matches_keyword(&Adapter(event)),
+            };
+        };
+        let value = event.get(field);
+        if let Some(expected) = self.exists {
+            return value.is_some_and(|value| value != Value::Null) == expected;
+        }
+        match value {
+            Some(value) => self.matcher.matches(&EventValue::from(value), &Adapter(event)),
+            None => matches!(self.matcher, CompiledMatcher::Null),
+        }
+    }
+}
+
+impl<'a> From<Value<'a>> for EventValue<'a> {
+    fn from(value: Value<'a>) -> Self {
+        match value {
+            Value::Str(text) => Self::Str(text),
+            Value::Int(number) => Self::Int(number),
+            Value::Float(number) => Self::Float(number),
+            Value::Bool(truth) => Self::Bool(truth),
+            Value::Null => Self::Null,
+            Value::List(items) => Self::Array(items.into_iter().map(Self::from).collect()),
+            Value::Map(entries) => {
+                Self::Map(entries.into_iter().map(|(key, value)| (key, Self::from(value))).collect())
+            }
+        }
+    }
+}
+
+/// A view as rsigma sees an event.
+struct Adapter<'v, 'a>(&'v View<'a>);
+
+impl Event for Adapter<'_, '_> {
+    fn get_field(&self, path: &str) -> Option<EventValue<'_>> {
+        self.0.by_name(path).map(EventValue::from)
+    }
+
+    fn any_string_value(&self, pred: &dyn Fn(&str) -> bool) -> bool {
+        self.0.any_string(&mut |text| pred(text))
+    }
+
+    fn all_string_values(&self) -> Vec<Cow<'_, str>> {
+        let mut all = Vec::new();
+        self.0.any_string(&mut |text| {
+            all.push(Cow::Owned(text.to_owned()));
+            false
+        });
+        all
+    }
+
+    /// Asked for only where a rule wants the event in its result, which nothing here reads.
+    fn to_json(&self) -> Json {
+        Json::Null
+    }
+}

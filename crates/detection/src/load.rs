@@ -1,0 +1,237 @@
+//! Rules from a directory of YAML files.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::engine::{Document, Engine, Rsigma};
+use crate::rules::Rules;
+use crate::taxonomy::Taxonomy;
+use crate::view::Fields;
+
+/// Larger files are no rules.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Directories nested deeper are not read; it ends loops of symbolic links.
+const MAX_DEPTH: usize = 16;
+
+/// Something wrong with a rule document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defect {
+    /// File it is in.
+    pub path: PathBuf,
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// What is wrong, for a person.
+    pub reason: String,
+    /// An earlier version of the file's rules stays in force.
+    pub kept_last_good: bool,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path.display(), self.line, self.reason)?;
+        if self.kept_last_good { f.write_str(" (its last good version stays)") } else { Ok(()) }
+    }
+}
+
+/// What became of a directory.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The rules that compiled.
+    pub rules: Rules,
+    /// The documents that did not.
+    pub defects: Vec<Defect>,
+}
+
+/// Where a document came from, and its text: with the documents it builds upon before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub path: Arc<Path>,
+    pub line: usize,
+    pub documents: Vec<String>,
+}
+
+/// Loads every `*.yml` and `*.yaml` under `directory`, `*.test.yml` aside. For a document that is wrong, the rules that
+/// `previous` had from the same file stay, unless they are there anew.
+///
+/// # Errors
+/// The directory cannot be read; files below it that cannot are defects.
+pub fn load(directory: &Path, taxonomy: &Taxonomy, previous: Option<&Rules>) -> io::Result<Loaded> {
+    let mut files = Vec::new();
+    walk(directory, 0, &mut files)?;
+    let mut sources = Vec::new();
+    let mut defects = Vec::new();
+    for (path, _) in files {
+        match read(&path) {
+            Ok(text) => sources.extend(split(&path, &text)),
+            Err(reason) => defects.push(Defect { path, line: 1, reason, kept_last_good: false }),
+        }
+    }
+    Ok(compile(sources, defects, taxonomy, previous))
+}
+
+/// Compiles the documents of one text, as if it were the file `path`.
+pub fn load_documents(path: &Path, text: &str, taxonomy: &Taxonomy) -> Loaded {
+    compile(split(path, text), Vec::new(), taxonomy, None)
+}
+
+/// A number that changes when a file that [`load`] would read appears, disappears, or is written.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn fingerprint(directory: &Path) -> io::Result<u64> {
+    let mut files = Vec::new();
+    walk(directory, 0, &mut files)?;
+    let mut hasher = std::hash::DefaultHasher::new();
+    for (path, metadata) in files {
+        path.hash(&mut hasher);
+        metadata.len().hash(&mut hasher);
+        metadata.modified().ok().hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+fn walk(directory: &Path, depth: usize, files: &mut Vec<(PathBuf, std::fs::Metadata)>) -> io::Result<()> {
+    let mut entries = std::fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        // A file that vanished since it was listed is as good as never there.
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        if metadata.is_dir() && depth < MAX_DEPTH {
+            walk(&path, depth + 1, files)?;
+        } else if metadata.is_file() && is_rule_file(&path) {
+            files.push((path, metadata));
+        }
+    }
+    Ok(())
+}
+
+fn is_rule_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let yaml = name.strip_suffix(".yml").or_else(|| name.strip_suffix(".yaml"));
+    yaml.is_some_and(|stem| !stem.ends_with(".test") && !stem.starts_with('.'))
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(format!("the file has {size} bytes, more than {MAX_FILE_BYTES}"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
+}
+
+/// Splits a file into its documents. One that may build upon others (`action:`) takes those before it along.
+fn split(path: &Path, text: &str) -> Vec<Source> {
+    let path: Arc<Path> = Arc::from(path);
+    let mut parts: Vec<(usize, String)> = vec![(1, String::new())];
+    for (index, line) in text.lines().enumerate() {
+        if line.trim_end() == "---" {
+            parts.push((index + 2, String::new()));
+        } else if let Some((_, part)) = parts.last_mut() {
+            part.push_str(line);
+            part.push('\n');
+        }
+    }
+    let blank = |part: &str| part.lines().all(|line| line.trim().is_empty() || line.starts_with('#'));
+    parts.retain(|(_, part)| !blank(part));
+    let builds = parts.iter().any(|(_, part)| part.lines().any(|line| line.starts_with("action:")));
+    let mut earlier: Vec<String> = Vec::new();
+    parts
+        .into_iter()
+        .map(|(line, part)| {
+            let documents = if builds {
+                earlier.push(part);
+                earlier.clone()
+            } else {
+                vec![part]
+            };
+            Source { path: path.clone(), line, documents }
+        })
+        .collect()
+}
+
+/// First 16 hexadecimal digits of the SHA-256 of a document.
+fn hash(source: &Source) -> String {
+    let mut digest = Sha256::new();
+    for document in &source.documents {
+        digest.update(document.as_bytes());
+    }
+    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn compile(
+    sources: Vec<Source>,
+    mut defects: Vec<Defect>,
+    taxonomy: &Taxonomy,
+    previous: Option<&Rules>,
+) -> Loaded {
+    let mut fields = Fields::default();
+    let mut compiled = Vec::new();
+    let mut broken: Vec<Arc<Path>> = defects.iter().map(|defect| Arc::from(defect.path.as_path())).collect();
+    for (index, source) in sources.iter().enumerate() {
+        match compile_one(source, &mut fields, taxonomy) {
+            Ok(Some(document)) => compiled.push((index, source.clone(), document)),
+            Ok(None) => {}
+            Err(defect) => {
+                broken.push(source.path.clone());
+                defects.push(defect);
+            }
+        }
+    }
+    let count = sources.len();
+    let mut kept: Vec<Arc<Path>> = Vec::new();
+    for old in previous.map_or(&[][..], |rules| &rules.sources) {
+        if !broken.contains(&old.path) {
+            continue;
+        }
+        if let Ok(Some(document)) = compile_one(old, &mut fields, taxonomy) {
+            let anew = |new: &Document| id_of(new) == id_of(&document);
+            if !compiled.iter().any(|(_, _, new)| anew(new)) {
+                kept.push(old.path.clone());
+                compiled.push((count, old.clone(), document));
+            }
+        }
+    }
+    for defect in &mut defects {
+        defect.kept_last_good = kept.iter().any(|path| **path == *defect.path);
+    }
+    let (rules, left_out) = Rules::assemble(compiled, fields, taxonomy);
+    for (index, reason) in left_out {
+        if let Some(source) = sources.get(index) {
+            defects.push(Defect {
+                path: source.path.to_path_buf(),
+                line: source.line,
+                reason,
+                kept_last_good: false,
+            });
+        }
+    }
+    Loaded { rules, defects }
+}
+
+fn id_of(document: &Document) -> &str {
+    match document {
+        Document::Detection { meta, .. } => &meta.id,
+        Document::Correlation(rule) => &rule.meta.id,
+    }
+}
+
+fn compile_one(
+    source: &Source,
+    fields: &mut Fields,
+    taxonomy: &Taxonomy,
+) -> Result<Option<Document>, Defect> {
+    let documents: Vec<&str> = source.documents.iter().map(String::as_str).collect();
+    Rsigma.compile(&documents, &hash(source), fields, taxonomy).map_err(|refusal| Defect {
+        path: source.path.to_path_buf(),
+        line: source.line + refusal.line.map_or(0, |line| line - 1),
+        reason: refusal.reason,
+        kept_last_good: false,
+    })
+}

@@ -1,0 +1,139 @@
+//! The two tables that tie Sigma's vocabulary to what arrives: log sources and field names.
+
+use std::collections::BTreeMap;
+
+use ahash::AHashMap;
+use serde::Deserialize;
+
+use crate::rule::LogSource;
+
+const LOGSOURCES: &str = include_str!("../taxonomy/logsources.yml");
+const FIELDS: &str = include_str!("../taxonomy/fields.yml");
+
+/// A table that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the {table} table cannot be read: {reason}")]
+pub struct TaxonomyError {
+    table: &'static str,
+    reason: String,
+}
+
+/// Log source and field tables.
+#[derive(Debug, Default)]
+pub struct Taxonomy {
+    pub(crate) sources: Vec<SourceEntry>,
+    fields: AHashMap<String, Vec<String>>,
+}
+
+/// Events that look like this are of these log sources.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceEntry {
+    /// `source_type` of the events; any where absent.
+    pub source_type: Option<String>,
+    /// Their class; any where absent.
+    pub class_uid: Option<i32>,
+    /// Their Windows channel; any where absent.
+    pub channel: Option<String>,
+    /// Their Windows event ids; any where empty.
+    #[serde(default)]
+    pub event_ids: Vec<i64>,
+    #[serde(default)]
+    product: Names,
+    #[serde(default)]
+    category: Names,
+    #[serde(default)]
+    service: Names,
+}
+
+/// One name, several, or `any`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(untagged)]
+enum Names {
+    #[default]
+    None,
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Names {
+    fn admit(&self, wanted: Option<&String>) -> bool {
+        let Some(wanted) = wanted else { return true };
+        let fits = |name: &String| name == wanted || name == "any";
+        match self {
+            Self::None => false,
+            Self::One(name) => fits(name),
+            Self::Many(names) => names.iter().any(fits),
+        }
+    }
+}
+
+impl SourceEntry {
+    /// Whether a rule for `logsource` applies to these events: every part it names is among the entry's.
+    pub(crate) fn admits(&self, logsource: &LogSource) -> bool {
+        self.product.admit(logsource.product.as_ref())
+            && self.category.admit(logsource.category.as_ref())
+            && self.service.admit(logsource.service.as_ref())
+    }
+}
+
+impl Taxonomy {
+    /// The tables that come with tidewatch.
+    ///
+    /// # Errors
+    /// None in a build whose tests pass.
+    pub fn shipped() -> Result<Self, TaxonomyError> {
+        Self::parse(LOGSOURCES, FIELDS)
+    }
+
+    /// Reads both tables from YAML.
+    ///
+    /// # Errors
+    /// Text that is no such table.
+    pub fn parse(logsources: &str, fields: &str) -> Result<Self, TaxonomyError> {
+        let error =
+            |table| move |error: serde_norway::Error| TaxonomyError { table, reason: error.to_string() };
+        let sources: Vec<SourceEntry> = serde_norway::from_str(logsources).map_err(error("log source"))?;
+        let fields: BTreeMap<String, Vec<String>> = serde_norway::from_str(fields).map_err(error("field"))?;
+        Ok(Self { sources, fields: fields.into_iter().collect() })
+    }
+
+    /// Names under which the value of `field` may stand, best first, its own aside.
+    pub(crate) fn aliases(&self, field: &str) -> &[String] {
+        self.fields.get(field).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_tables_are_readable() {
+        let taxonomy = Taxonomy::shipped().unwrap();
+        assert!(!taxonomy.sources.is_empty());
+        assert!(taxonomy.aliases("c-ip").contains(&"src_ip".to_owned()));
+    }
+
+    #[test]
+    fn an_entry_admits_rules_whose_every_part_it_names() {
+        let taxonomy = Taxonomy::parse(
+            "[{source_type: sshd, product: linux, service: [sshd, auth]}, {class_uid: 1007, product: any, category: process_creation}]",
+            "{}",
+        )
+        .unwrap();
+        let rule = |product: Option<&str>, category: Option<&str>, service: Option<&str>| LogSource {
+            product: product.map(str::to_owned),
+            category: category.map(str::to_owned),
+            service: service.map(str::to_owned),
+        };
+        let admits = |source: LogSource| {
+            taxonomy.sources.iter().map(|entry| entry.admits(&source)).collect::<Vec<_>>()
+        };
+        assert_eq!(admits(rule(Some("linux"), None, Some("sshd"))), [true, false]);
+        assert_eq!(admits(rule(Some("linux"), None, None)), [true, true]);
+        assert_eq!(admits(rule(Some("windows"), Some("process_creation"), None)), [false, true]);
+        assert_eq!(admits(rule(Some("linux"), None, Some("cron"))), [false, false]);
+        assert_eq!(admits(rule(None, None, None)), [true, true]);
+    }
+}

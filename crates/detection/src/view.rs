@@ -1,0 +1,171 @@
+//! What rules see of an event: fields by name, resolved to columns and attributes as late as possible.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use ahash::AHashMap;
+use schemas::{Event, Finding};
+
+use crate::attributes::Attributes;
+use crate::columns::{Column, FINDING};
+use crate::taxonomy::Taxonomy;
+use crate::value::Value;
+
+/// A field name known to a set of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FieldId(u32);
+
+/// Where a field's value may stand.
+#[derive(Debug, Clone, PartialEq)]
+enum Place {
+    Column(Column),
+    Attribute(Box<str>),
+    Path(Box<[Box<str>]>),
+}
+
+/// The field names that a set of rules uses, each with the places its value may stand in, best first.
+#[derive(Debug, Default)]
+pub struct Fields {
+    ids: AHashMap<Box<str>, FieldId>,
+    places: Vec<Box<[Place]>>,
+}
+
+impl Fields {
+    /// The id of `name`, given one if it has none yet. Places: the column of that name, the attribute of that name, then
+    /// what the taxonomy says.
+    pub(crate) fn intern(&mut self, name: &str, taxonomy: &Taxonomy) -> FieldId {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let mut places = Vec::new();
+        add_places(name, &mut places);
+        for alias in taxonomy.aliases(name) {
+            add_places(alias, &mut places);
+        }
+        let id = FieldId(u32::try_from(self.places.len()).unwrap_or(u32::MAX));
+        self.places.push(places.into());
+        self.ids.insert(name.into(), id);
+        id
+    }
+
+    /// The id of `name`, if any rule uses it.
+    pub fn id(&self, name: &str) -> Option<FieldId> {
+        self.ids.get(name).copied()
+    }
+
+    fn places(&self, field: FieldId) -> &[Place] {
+        self.places.get(field.0 as usize).map_or(&[], |places| places)
+    }
+}
+
+fn add_places(name: &str, places: &mut Vec<Place>) {
+    let mut add = |place: Place| {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    };
+    if let Some(column) = Column::from_name(name) {
+        add(Place::Column(column));
+    }
+    add(Place::Attribute(name.into()));
+    if name.contains('.') {
+        add(Place::Path(name.split('.').map(Box::from).collect()));
+    }
+}
+
+/// What a rule is matched against.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    /// A log event.
+    Event(&'a Event<'a>),
+    /// A scan finding.
+    Finding(&'a Finding<'a>),
+}
+
+impl<'a> Subject<'a> {
+    /// `source_type` of an event; `finding` for a finding.
+    pub fn source_type(self) -> &'a str {
+        match self {
+            Subject::Event(event) => &event.source_type,
+            Subject::Finding(_) => FINDING,
+        }
+    }
+
+    /// OCSF class.
+    pub fn class_uid(self) -> i32 {
+        match self {
+            Subject::Event(event) => event.class_uid,
+            Subject::Finding(finding) => finding.class_uid,
+        }
+    }
+
+    fn column(self, column: Column) -> Option<Value<'a>> {
+        match self {
+            Subject::Event(event) => column.of_event(event),
+            Subject::Finding(finding) => column.of_finding(finding),
+        }
+    }
+
+    fn attributes(self) -> Option<&'a str> {
+        match self {
+            Subject::Event(event) => event.attributes.as_deref(),
+            Subject::Finding(finding) => finding.attributes.as_deref(),
+        }
+    }
+}
+
+/// One event as rules see it. Its attributes are parsed at the first question that no column answers, once.
+#[derive(Debug)]
+pub struct View<'a> {
+    subject: Subject<'a>,
+    fields: &'a Fields,
+    attributes: OnceCell<Attributes<'a>>,
+}
+
+impl<'a> View<'a> {
+    /// A view of `subject` for rules that use `fields`.
+    pub fn new(subject: Subject<'a>, fields: &'a Fields) -> Self {
+        Self { subject, fields, attributes: OnceCell::new() }
+    }
+
+    /// What is viewed.
+    pub fn subject(&self) -> Subject<'a> {
+        self.subject
+    }
+
+    fn attributes(&self) -> &Attributes<'a> {
+        self.attributes.get_or_init(|| Attributes::parse(self.subject.attributes()))
+    }
+
+    /// The field's value; none where the event does not have it.
+    pub fn get(&self, field: FieldId) -> Option<Value<'_>> {
+        self.fields.places(field).iter().find_map(|place| match place {
+            Place::Column(column) => self.subject.column(*column),
+            Place::Attribute(name) => self.attributes().get(name).map(Value::reborrow),
+            Place::Path(steps) => self.attributes().path(steps).map(Value::reborrow),
+        })
+    }
+
+    /// The value of the field called `name`, if any rule uses that name.
+    pub fn by_name(&self, name: &str) -> Option<Value<'_>> {
+        self.get(self.fields.id(name)?)
+    }
+
+    /// The field as text that outlives the view; see [`Value::text`].
+    pub fn text(&self, field: FieldId) -> Option<Cow<'a, str>> {
+        self.fields.places(field).iter().find_map(|place| match place {
+            Place::Column(column) => self.subject.column(*column).and_then(|value| value.text()),
+            Place::Attribute(name) => self.attributes().get(name).and_then(Value::text),
+            Place::Path(steps) => self.attributes().path(steps).and_then(Value::text),
+        })
+    }
+
+    /// Calls `visit` with the message and every string of the attributes; stops at the first `true` and returns it.
+    pub fn any_string(&self, visit: &mut dyn FnMut(&str) -> bool) -> bool {
+        let message = match self.subject {
+            Subject::Event(event) => event.message.as_deref(),
+            Subject::Finding(finding) => finding.message.as_deref(),
+        };
+        message.is_some_and(&mut *visit) || self.attributes().any_string(visit)
+    }
+}

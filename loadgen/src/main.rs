@@ -1,3 +1,7 @@
 //! Starts `tidewatch-loadgen`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidewatch_loadgen::main()
+}

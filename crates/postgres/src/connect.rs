@@ -28,6 +28,8 @@ pub struct Session {
     pub idle_in_transaction_timeout: Option<Duration>,
     /// A statement that waits longer for a lock fails (55P03, [`Class::Transient`]).
     pub lock_timeout: Option<Duration>,
+    /// Further settings by name, without spaces: `("jit", "off")`.
+    pub settings: &'static [(&'static str, &'static str)],
 }
 
 /// A connection could not be made.
@@ -124,15 +126,17 @@ pub(crate) fn prepared(url: &DatabaseUrl, session: &Session) -> Config {
 
 impl Session {
     fn options(&self) -> String {
-        [
+        let timeouts = [
             ("statement_timeout", self.statement_timeout),
             ("idle_in_transaction_session_timeout", self.idle_in_transaction_timeout),
             ("lock_timeout", self.lock_timeout),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("-c {name}={}", value?.as_millis())))
-        .collect::<Vec<_>>()
-        .join(" ")
+        ];
+        timeouts
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("-c {name}={}", value?.as_millis())))
+            .chain(self.settings.iter().map(|(name, value)| format!("-c {name}={value}")))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 

@@ -21,6 +21,7 @@ async fn a_connection_is_named_and_has_its_settings() {
         statement_timeout: Some(30 * SECOND),
         idle_in_transaction_timeout: Some(10 * SECOND),
         lock_timeout: Some(SECOND),
+        ..Session::default()
     };
     let (url, _) = common::database().await;
     let client = connect_with(&url, &session).await.unwrap();

@@ -161,7 +161,9 @@ pub async fn supervise() -> Result<ExitCode> {
     nix::unistd::setsid().context("leaving the terminal's session")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let Some(_lock) = Lock::take(&lock_file(&layout))? else { bail!("another supervisor runs already") };
+    let Some(lock) = Lock::take(&lock_file(&layout))? else { bail!("another supervisor runs already") };
+    // Until the process is gone, not only this function: `down` waits for that.
+    std::mem::forget(lock);
     remove_stale(&running_file(&layout))?;
     let data = layout.data();
     let logs = layout.logs();

@@ -169,7 +169,8 @@ fn path_argument(path: &Path) -> Result<String> {
     path.to_str().map(String::from).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-/// Small numbers of threads and of internal partitions: one node on a shared machine, up in seconds.
+/// Small numbers of threads and of internal partitions: one node on a shared machine, up in seconds. After a kill it is
+/// let in again when its old session has timed out, hence the short one.
 fn server_properties(options: &KafkaOptions) -> String {
     let KafkaOptions { port, controller_port, directory, .. } = options;
     let data = directory.join("data");
@@ -183,6 +184,8 @@ inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
 controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
 log.dirs={data}
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
 
 auto.create.topics.enable=false
 num.partitions=4

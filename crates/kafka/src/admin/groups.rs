@@ -1,0 +1,80 @@
+//! The offsets that groups have committed.
+
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+
+use super::{Admin, Inner, REQUEST_TIMEOUT};
+use crate::context::Quiet;
+use crate::error::Error;
+use crate::record::{TopicPartition, list, offsets};
+
+impl Admin {
+    /// The committed offsets of a group, by its full name, for these partitions, in order; `None` where it has none.
+    ///
+    /// # Errors
+    /// No broker answered, or the group's offsets cannot be read.
+    pub async fn committed(
+        &self,
+        group: &str,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<(TopicPartition, Option<i64>)>, Error> {
+        let (group, partitions) = (group.to_owned(), partitions.to_vec());
+        self.blocking("asking for committed offsets", move |inner| inner.committed(&group, partitions)).await
+    }
+
+    /// Sets the committed offsets of a group, by its full name. The group must have no members.
+    ///
+    /// # Errors
+    /// No broker answered, or the group has members; nothing, or a part, has been set.
+    pub async fn set_committed(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Result<(), Error> {
+        let (group, positions) = (group.to_owned(), positions.to_vec());
+        self.blocking("setting committed offsets", move |inner| inner.set_committed(&group, &positions)).await
+    }
+}
+
+impl Inner {
+    /// A client that speaks for the group without being a member.
+    fn group_client(&self, group: &str) -> Result<BaseConsumer<Quiet>, Error> {
+        let mut config = self.args.client_config("tidewatch-admin");
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let client = config.create_with_context(Quiet::default());
+        client.map_err(|error| Error::new(format!("making a client of group {group}"), &error))
+    }
+
+    fn committed(
+        &self,
+        group: &str,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<Vec<(TopicPartition, Option<i64>)>, Error> {
+        let failed = |error| Error::new(format!("asking for the committed offsets of group {group}"), &error);
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = self.group_client(group)?;
+        let answer = client.committed_offsets(list(&partitions), REQUEST_TIMEOUT).map_err(failed)?;
+        partitions
+            .into_iter()
+            .map(|at| {
+                let Some(element) = answer.find_partition(&at.topic, at.partition) else {
+                    return Ok((at, None));
+                };
+                element.error().map_err(failed)?;
+                match element.offset() {
+                    Offset::Offset(offset) => Ok((at, Some(offset))),
+                    _ => Ok((at, None)),
+                }
+            })
+            .collect()
+    }
+
+    fn set_committed(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Result<(), Error> {
+        let failed = |error| {
+            Error::new(format!("setting offsets of group {group} (which must have no members)"), &error)
+        };
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let list = offsets(positions).map_err(failed)?;
+        self.group_client(group)?.commit(&list, CommitMode::Sync).map_err(failed)
+    }
+}

@@ -158,7 +158,8 @@ mod tests {
         let session = Session {
             statement_timeout: Some(Duration::from_secs(30)),
             idle_in_transaction_timeout: Some(Duration::from_secs(10)),
-            lock_timeout: None,
+            settings: &[("jit", "off")],
+            ..Session::default()
         };
         assert_eq!(
             prepared(&url, &session).get_options(),

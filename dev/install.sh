@@ -106,7 +106,7 @@ if ! cmp -s "$root/dev/kafka/pom.xml" "$kafka/lib/pom.xml"; then
     new=$(mktemp -d "$kafka/new.XXXXXX")
     trap 'rm -rf "$new"' EXIT
     chmod 755 "$new"
-    mvn -q -B -f "$root/dev/kafka/pom.xml" dependency:copy-dependencies \
+    mvn -q -B -Dstyle.color=never -f "$root/dev/kafka/pom.xml" dependency:copy-dependencies \
         -DincludeScope=runtime "-DoutputDirectory=$new" >&2 || fail "Maven could not fetch Kafka's jars (see above)"
     cp "$root/dev/kafka/pom.xml" "$new/pom.xml"
     # Moved into place whole. Of two runs at once one finds the other's jars there, which are the same.

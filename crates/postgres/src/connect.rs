@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             prepared(&url, &session).get_options(),
             Some(
-                "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=10000 -c statement_timeout=1"
+                "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=10000 -c jit=off -c statement_timeout=1"
             )
         );
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio_util::sync::CancellationToken;
+
+use ::kafka::{Admin, KafkaArgs};
 
 use crate::ports;
 use crate::process::{Launch, Process, Stopped};
@@ -15,8 +16,7 @@ use crate::process::{Launch, Process, Stopped};
 /// A JVM on two busy cores takes its time: 3.5 s idle, several times that under a parallel build.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
-const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Brokers count the record overhead too: room above the 8 MiB that topics allow.
 const MESSAGE_MAX_BYTES: u32 = 10 * 1024 * 1024;
 
@@ -69,8 +69,7 @@ impl Kafka {
             vec![format!("-Xmx{}m", options.heap_mebibytes), "-XX:+ExitOnOutOfMemoryError".into()],
             vec!["kafka.Kafka".into(), path_argument(&properties)?],
         )?;
-        let brokers = brokers(options.port);
-        process.until_ready(START_PATIENCE, until_it_answers(brokers)).await?;
+        process.until_ready(START_PATIENCE, until_it_answers(&brokers(options.port))).await??;
         Ok(Kafka { process, options })
     }
 
@@ -103,8 +102,9 @@ impl Kafka {
 
     /// True when a metadata request to these brokers is answered, within a second.
     pub async fn answers(brokers: &str) -> bool {
-        let brokers = brokers.to_owned();
-        tokio::task::spawn_blocking(move || has_live_broker(&brokers)).await.unwrap_or(false)
+        tokio::time::timeout(QUERY_TIMEOUT, until_it_answers(brokers))
+            .await
+            .is_ok_and(|answer| answer.is_ok())
     }
 }
 
@@ -217,21 +217,11 @@ background.threads=4
     )
 }
 
-async fn until_it_answers(brokers: String) {
-    while !Kafka::answers(&brokers).await {
-        tokio::time::sleep(RETRY_INTERVAL).await;
-    }
-}
-
-fn has_live_broker(brokers: &str) -> bool {
-    let client = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("reconnect.backoff.max.ms", "100")
-        .create::<BaseConsumer>();
-    // Kafka lists brokers that are registered and unfenced, so an answer alone is not enough.
-    client
-        .and_then(|client| client.fetch_metadata(None, METADATA_TIMEOUT))
-        .is_ok_and(|metadata| !metadata.brokers().is_empty())
+/// Ends when a metadata request to the brokers is answered with at least one live broker.
+async fn until_it_answers(brokers: &str) -> Result<()> {
+    let admin = Admin::new(&KafkaArgs::new(brokers))?;
+    admin.wait_until_ready(&CancellationToken::new(), |_| {}).await;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -42,6 +42,11 @@ impl<'a> Org<'a> {
         self.pipeline
     }
 
+    /// Its id and tokens.
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
     /// Its id and tokens without the pipeline, which can then be changed.
     pub fn detach(self) -> Identity {
         self.identity

@@ -1,0 +1,92 @@
+//! How long until an analyst sees what a shipper pushed.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde_json::json;
+use tidewatch_tests::{Load, Org, Pipeline};
+
+/// Probes under way at a time, of each kind.
+const PROBERS: usize = 2;
+/// How exactly a delay is seen: the pause between two looks at the API.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+pub async fn measure(rate: u64, seconds: u64) {
+    let pipeline = Pipeline::own().await;
+    let busy = pipeline.new_org().await;
+    eprintln!("{rate} events/s for {seconds} s …");
+    let load = Load::events(rate * seconds).at_rate(rate).start(&pipeline, &busy.identity());
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut orgs = Vec::new();
+    for _ in 0..2 * PROBERS {
+        orgs.push(pipeline.new_org().await);
+    }
+    let mut events = new_histogram();
+    let mut incidents = new_histogram();
+    let [first, second, third, fourth] = orgs.as_slice() else { unreachable!("as many as were made") };
+    let samples = tokio::join!(
+        probe(first, end, event_shows),
+        probe(second, end, event_shows),
+        probe(third, end, incident_shows),
+        probe(fourth, end, incident_shows),
+    );
+    samples.0.iter().chain(&samples.1).for_each(|delay| record(&mut events, *delay));
+    samples.2.iter().chain(&samples.3).for_each(|delay| record(&mut incidents, *delay));
+    let summary = load.finish().await;
+
+    println!("{summary}");
+    print("push → event on a page", &events);
+    print("push → incident on a page", &incidents);
+}
+
+async fn probe<'a>(org: &Org<'a>, end: Instant, shows: impl AsyncFn(&Org<'a>, &str)) -> Vec<Duration> {
+    let mut delays = Vec::new();
+    while Instant::now() < end {
+        let marker = format!("probe-{}", delays.len());
+        let pushed = Instant::now();
+        shows(org, &marker).await;
+        delays.push(pushed.elapsed());
+    }
+    delays
+}
+
+async fn event_shows(org: &Org<'_>, marker: &str) {
+    let event = json!({"message": "probe", "host": marker, "time": tidewatch_tests::now()});
+    org.push("/v1/events", "application/json", event.to_string()).await;
+    until_on_page(org, &format!("/v1/events?host={marker}"), marker).await;
+}
+
+async fn incident_shows(org: &Org<'_>, marker: &str) {
+    let finding = json!({"class_uid": 2004, "scan_id": "probe", "scan_type": "database", "uid": marker, "kind": "pii",
+                         "severity_id": 5, "title": "Card numbers in clear", "resource": marker, "host": marker,
+                         "time": tidewatch_tests::now()});
+    org.push("/v1/findings", "application/json", finding.to_string()).await;
+    until_on_page(org, "/v1/incidents?limit=10", marker).await;
+}
+
+async fn until_on_page(org: &Org<'_>, path: &str, marker: &str) {
+    let marker = format!("\"{marker}\"");
+    while !org.get(path).await.to_string().contains(&marker) {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds")
+}
+
+fn record(histogram: &mut Histogram<u64>, delay: Duration) {
+    histogram.saturating_record(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+}
+
+fn print(what: &str, histogram: &Histogram<u64>) {
+    let milliseconds = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    println!(
+        "{what}: p50 {:.0} ms, p90 {:.0} ms, p99 {:.0} ms, max {:.0} ms ({} probes)",
+        milliseconds(0.5),
+        milliseconds(0.9),
+        milliseconds(0.99),
+        milliseconds(1.0),
+        histogram.len(),
+    );
+}

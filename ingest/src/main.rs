@@ -1,3 +1,7 @@
 //! Starts `tidewatch-ingest`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main("tidewatch-ingest", tidewatch_ingest::run)
+}

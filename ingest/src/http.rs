@@ -1,0 +1,306 @@
+//! The push API: one request, from its head to its answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Request, Response};
+use schemas::{Micros, Stream};
+use serde_json::json;
+use service::metrics;
+use sha2::{Digest, Sha256};
+
+use crate::body::{self, Bounds, Encoding};
+use crate::budget::{Budget, Lease, Org};
+use crate::problem::Problem;
+use crate::publish::{MAX_SENDER_BYTES, Publisher, Push, explain};
+use crate::receipt::{Failure, Receipt, Ticket};
+use crate::split::{Layout, Malformed, Split, split};
+use crate::tokens::Tokens;
+
+/// Header that names whose records these are, where one connection carries those of many.
+const X_SENDER: &str = "x-sender";
+/// Header whose value makes a repeated push harmless (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const MAX_KEY_BYTES: usize = 255;
+/// Bodies larger than this, and compressed ones, are taken apart beside the runtime's workers.
+const INLINE_BYTES: usize = 1 << 20;
+/// A refused push is read on for this long and this far before its answer, so that a sender in the middle of its body
+/// gets to see the answer instead of a reset connection.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+const DRAIN_BYTES: usize = 16 << 20;
+
+/// What the answering of pushes needs.
+pub struct PushApi {
+    /// Who may push.
+    pub tokens: Arc<Tokens>,
+    /// Where pushes go.
+    pub publisher: Arc<Publisher>,
+    /// Bytes under way.
+    pub budget: Arc<Budget>,
+    /// Bounds of a body.
+    pub bounds: Bounds,
+    /// Time for the broker to acknowledge.
+    pub delivery_timeout: Duration,
+    /// Port that pushes come in by, part of a sender's name.
+    pub port: u16,
+}
+
+/// A push that was taken, in part at least.
+struct Taken {
+    accepted: usize,
+    rejected: serde_json::Value,
+    unlisted: usize,
+}
+
+/// A body taken apart and added to its batches.
+struct Added {
+    receipt: Receipt,
+    taken: Taken,
+    lease: Lease,
+}
+
+impl PushApi {
+    /// Answers one request.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        metrics::INGEST_REQUESTS_IN_FLIGHT.add(1.0);
+        let in_flight = InFlight;
+        let (parts, mut body) = request.into_parts();
+        let stream = stream(&parts);
+        let route = stream.as_ref().map_or("other", |stream| stream.name());
+        let result = match stream {
+            Ok(stream) => self.push(stream, &parts.headers, &mut body, peer).await,
+            Err(problem) => Err(problem),
+        };
+        let response = match result {
+            Ok(taken) => taken.into_response(),
+            Err(problem) => {
+                // Whoever asked whether to send the body sends none after this answer.
+                if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
+                    drain(&mut body).await;
+                }
+                let code = problem.code();
+                metrics::INGEST_REFUSED.with([route, code]).add(1);
+                if matches!(problem.status().as_u16(), 429 | 503) {
+                    metrics::INGEST_BACKPRESSURE.with([code]).add(1);
+                }
+                problem.into_response()
+            }
+        };
+        drop(in_flight);
+        metrics::INGEST_REQUESTS.with([route, response.status().as_str()]).add(1);
+        metrics::INGEST_REQUEST_DURATION.with([route]).record_duration(started.elapsed());
+        response
+    }
+
+    async fn push(
+        self: &Arc<Self>,
+        stream: Stream,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+        peer: IpAddr,
+    ) -> Result<Taken, Problem> {
+        let org = self.tokens.org(headers).await?;
+        let layout = body::layout(headers, stream)?;
+        let encoding = body::encoding(headers)?;
+        let key = idempotency_key(headers)?;
+        let sender = sender(headers, self.port, peer)?;
+        let mut lease = Lease::new(Arc::clone(&self.budget), Arc::clone(&org));
+        let sent = body::read(headers, body, self.bounds, &mut lease).await?;
+
+        let inline = encoding == Encoding::Identity && sent.len() <= INLINE_BYTES;
+        let incoming = Received { stream, org, layout, encoding, key, sender, sent, lease };
+        let added = if inline {
+            self.add(incoming)?
+        } else {
+            let this = Arc::clone(self);
+            tokio::task::spawn_blocking(move || this.add(incoming))
+                .await
+                .map_err(|_| Problem::unavailable("the push could not be taken apart"))??
+        };
+        self.acknowledged(added).await
+    }
+
+    /// Takes a body apart and adds its records to batches. Work without waiting.
+    fn add(&self, incoming: Received) -> Result<Added, Problem> {
+        let Received { stream, org, layout, encoding, key, sender, sent, mut lease } = incoming;
+        metrics::INGEST_RECEIVED.with(["http"]).add(sent.len() as u64);
+        let body = body::decode(encoding, sent, self.bounds.max_bytes, &mut lease)?;
+        metrics::INGEST_DECODED.with(["http"]).add(body.len() as u64);
+        let Split { records, rejected, unlisted } = split(&body, layout)?;
+        let refused = rejected.len() + unlisted;
+        if refused > 0 {
+            metrics::INGEST_REJECTED.with(["http", "malformed"]).add(refused as u64);
+        }
+        if records.is_empty() && refused > 0 {
+            return Err(Problem::nothing_accepted(&rejected, unlisted));
+        }
+        let digest: Option<[u8; 32]> = key.as_ref().map(|_| Sha256::digest(&body).into());
+        let (ticket, receipt) = Ticket::new();
+        let push = Push {
+            stream,
+            org: &org.id,
+            protocol: "http",
+            format: layout.format(),
+            sender: &sender,
+            key: key.as_deref().zip(digest.as_ref()),
+            received_at: Micros::now(),
+            records: &records,
+        };
+        self.publisher.add(&push, &ticket).map_err(|error| Problem::unavailable(error.to_string()))?;
+        ticket.close();
+        let taken = Taken { accepted: records.len(), rejected: json!(rejected), unlisted };
+        Ok(Added { receipt, taken, lease })
+    }
+
+    async fn acknowledged(&self, added: Added) -> Result<Taken, Problem> {
+        let Added { mut receipt, taken, lease } = added;
+        let outcome = tokio::time::timeout(self.delivery_timeout, receipt.wait()).await;
+        drop(lease);
+        match outcome {
+            Ok(Ok(())) => {
+                metrics::INGEST_EVENTS.with(["http"]).add(taken.accepted as u64);
+                Ok(taken)
+            }
+            Ok(Err(failure)) => Err(Problem::unavailable(explain(&failure))),
+            Err(_) => {
+                let failure =
+                    Failure::Delivery(format!("no answer within {:?}", self.delivery_timeout).into());
+                Err(Problem::unavailable(explain(&failure)))
+            }
+        }
+    }
+}
+
+/// A body with all that was said about it.
+struct Received {
+    stream: Stream,
+    org: Arc<Org>,
+    layout: Layout,
+    encoding: Encoding,
+    key: Option<String>,
+    sender: String,
+    sent: Bytes,
+    lease: Lease,
+}
+
+impl Taken {
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut answer = json!({ "accepted": self.accepted, "rejected": self.rejected });
+        if let (Some(answer), true) = (answer.as_object_mut(), self.unlisted > 0) {
+            answer.insert("rejected_unlisted".into(), self.unlisted.into());
+        }
+        let mut response = Response::new(Full::from(answer.to_string()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+impl From<Malformed> for Problem {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::TooMany => Problem::too_large(malformed.to_string()),
+            Malformed::Empty | Malformed::Json(_) => Problem::malformed(malformed.to_string()),
+        }
+    }
+}
+
+/// Counts the request out, also when its connection dies under it.
+struct InFlight;
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::INGEST_REQUESTS_IN_FLIGHT.add(-1.0);
+    }
+}
+
+fn stream(parts: &Parts) -> Result<Stream, Problem> {
+    let stream = match parts.uri.path() {
+        "/v1/events" => Stream::Events,
+        "/v1/findings" => Stream::Findings,
+        path => return Err(Problem::not_found(&path.chars().take(100).collect::<String>())),
+    };
+    if parts.method == Method::POST { Ok(stream) } else { Err(Problem::method_not_allowed()) }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = plain(headers, IDEMPOTENCY_KEY)? else { return Ok(None) };
+    // The draft has a quoted string; most clients send a bare one. Both name the same key.
+    let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(Problem::malformed(format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters")));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+fn sender(headers: &HeaderMap, port: u16, peer: IpAddr) -> Result<String, Problem> {
+    match plain(headers, X_SENDER)? {
+        None => Ok(format!("http:{port}/{}", peer.to_canonical())),
+        Some(sender) if !sender.is_empty() && sender.len() <= MAX_SENDER_BYTES => Ok(sender.to_owned()),
+        Some(_) => Err(Problem::malformed(format!("an X-Sender has 1 to {MAX_SENDER_BYTES} characters"))),
+    }
+}
+
+/// A header's only value, printable ASCII.
+fn plain<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    match (value.to_str(), values.next()) {
+        (Ok(value), None) => Ok(Some(value.trim())),
+        _ => Err(Problem::malformed(format!("the header {name} is one value of printable ASCII"))),
+    }
+}
+
+async fn drain(body: &mut Incoming) {
+    let read = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let read = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(read) else { return };
+            left = rest;
+        }
+    };
+    // Past the time the connection is closed with the answer, read or not.
+    let _ = tokio::time::timeout(DRAIN_TIME, read).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn keys_are_bounded_and_may_be_quoted() {
+        let key =
+            |values: &[&str]| idempotency_key(&headers(IDEMPOTENCY_KEY, values)).map_err(|p| p.status());
+        assert_eq!(key(&[]).unwrap(), None);
+        assert_eq!(key(&["abc"]).unwrap(), Some("abc".to_owned()));
+        assert_eq!(key(&["\"abc\""]).unwrap(), Some("abc".to_owned()));
+        assert_eq!(key(&[&"k".repeat(255)]).unwrap().unwrap().len(), 255);
+        for bad in [vec![""], vec!["\"\""], vec![&"k".repeat(256)], vec!["a", "b"]] {
+            assert_eq!(key(&bad).unwrap_err(), 400, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_push_has_the_sender_it_names_or_its_peer() {
+        let of =
+            |values: &[&str]| sender(&headers(X_SENDER, values), 8080, "::ffff:10.0.0.1".parse().unwrap());
+        assert_eq!(of(&[]).unwrap(), "http:8080/10.0.0.1");
+        assert_eq!(of(&["web-1"]).unwrap(), "web-1");
+        assert!(of(&[""]).is_err() && of(&[&"x".repeat(129)]).is_err());
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser};
 use jiff::Timestamp;
+use kafka::{Admin, KafkaArgs};
 use postgres::{Client, PostgresArgs, wait_until_migrated};
 use schemas::OrgId;
 use service::ServiceArgs;
@@ -19,6 +20,7 @@ use crate::orgs::{create_org, list_orgs};
 use crate::plan::Horizon;
 use crate::run::{self, Settings};
 use crate::tokens::{Kind, create_token, list_tokens, revoke_token};
+use crate::topics::specs;
 use crate::{output, tokens};
 
 const NAME: &str = "tidewatch-partitions";
@@ -35,6 +37,8 @@ enum Command {
     Apply(Apply),
     /// Show every partition
     List(List),
+    /// Make the Kafka topics that are missing
+    Topics(Topics),
     /// Run as a service: make partitions every hour, summarise BRIN indexes every few seconds
     Run(Run),
     /// Create and list orgs
@@ -98,6 +102,22 @@ struct List {
     format: output::Format,
     #[command(flatten)]
     database: Database,
+}
+
+#[derive(Debug, Args)]
+struct Topics {
+    /// Partitions of events.raw, findings.raw, events and findings; signals and incidents always have 32
+    #[arg(long, env = "TIDEWATCH_PARTITIONS", value_name = "COUNT", default_value_t = 4,
+        value_parser = clap::value_parser!(i32).range(1..=1000))]
+    partitions: i32,
+    /// Copies of each partition, on as many brokers
+    #[arg(long, env = "TIDEWATCH_REPLICATION", value_name = "COUNT", default_value_t = 1,
+        value_parser = clap::value_parser!(i32).range(1..=16))]
+    replication: i32,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +221,7 @@ fn dispatch(command: Command) -> ExitCode {
             };
             service::serve(NAME, &database.service, |context| run::run(settings, context))
         }
+        Command::Topics(args) => topics(&args),
         Command::Org(command) => org(command),
         Command::Token(command) => token(command),
     }
@@ -238,6 +259,24 @@ fn token(command: Token) -> ExitCode {
             output::tokens(&list_tokens(&client, org.as_ref()).await?, format)
         }),
     }
+}
+
+fn topics(args: &Topics) -> ExitCode {
+    service::once(NAME, &args.service, |context| async move {
+        let admin = Admin::new(&args.kafka)?;
+        let dependency = context.health.dependency("kafka").at(&args.kafka.brokers);
+        let shutdown = context.shutdown.token();
+        if !admin.wait_until_ready(&shutdown, |reason| dependency.down(reason)).await {
+            bail!("stopped while waiting for kafka");
+        }
+        dependency.up();
+        let states = admin.ensure_topics(&specs(&args.kafka, args.partitions, args.replication)).await?;
+        let lines = states.iter().map(|state| {
+            let made = if state.created { "made" } else { "there already:" };
+            format!("{made} {}, {} partitions", state.name, state.partitions)
+        });
+        print(&output::lines(lines, "no topics"))
+    })
 }
 
 fn months() -> Vec<&'static str> {
@@ -292,6 +331,7 @@ mod tests {
     #[case(&["token", "revoke", "7"])]
     #[case(&["apply", "--ahead", "-1"])]
     #[case(&["run", "--summarise-every-ms", "1"])]
+    #[case(&["topics", "--partitions", "0"])]
     fn wrong_values_are_refused(#[case] args: &[&str]) {
         let url = ["--database-url", "postgres://db/tide"];
         let args = [NAME].iter().chain(args).chain(&url);

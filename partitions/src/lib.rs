@@ -15,6 +15,7 @@ mod plan;
 mod run;
 mod summarise;
 mod tokens;
+mod topics;
 
 pub use apply::{Created, TABLES, Table, apply};
 pub use cli::main;
@@ -24,3 +25,4 @@ pub use orgs::{Org, create_org, list_orgs};
 pub use plan::{Existing, Horizon, Month, Overlap, plan};
 pub use summarise::{Summarised, Summariser};
 pub use tokens::{Kind, NewToken, Revoked, StoredToken, create_token, list_tokens, revoke_token};
+pub use topics::specs;

@@ -133,3 +133,22 @@ fn a_wrong_flag_ends_with_64_and_one_line() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.lines().count() == 1 && stderr.contains("--database-url"), "{stderr}");
 }
+
+#[test]
+fn topics_are_made_once() {
+    let brokers = std::env::var("TIDEWATCH_TEST_KAFKA_BROKERS").expect("run through make test");
+    let prefix = format!("t{}.", Uuid::new_v4().simple());
+    let topics = || {
+        let args = ["topics", "--partitions", "3", "--kafka-brokers", &brokers, "--topic-prefix", &prefix];
+        stdout(Command::new(BINARY).args(args).output().unwrap())
+    };
+    let made = topics();
+    assert_eq!(made.lines().count(), 6);
+    assert!(made.starts_with(&format!("made {prefix}events.raw, 3 partitions\n")), "{made}");
+    assert!(made.ends_with(&format!("made {prefix}incidents, 32 partitions\n")), "{made}");
+    let again = topics();
+    assert!(
+        again.lines().count() == 6 && again.lines().all(|line| line.starts_with("there already:")),
+        "{again}"
+    );
+}

@@ -54,9 +54,7 @@ pub fn reject<'a>(
     detail: impl Into<Cow<'a, str>>,
 ) -> Reject<'a> {
     let (kept, digest) = match bytes.get(..MAX_EVENT_BYTES) {
-        Some(kept) if kept.len() < bytes.len() => {
-            (kept, Some(Cow::Owned(Sha256::digest(bytes).as_slice().to_vec())))
-        }
+        Some(kept) if kept.len() < bytes.len() => (kept, Some(Cow::Owned(digest(bytes).to_vec()))),
         _ => (bytes, None),
     };
     Reject {
@@ -68,6 +66,11 @@ pub fn reject<'a>(
         bytes: Cow::Borrowed(kept),
         digest,
     }
+}
+
+/// SHA-256, as rejects carry it for what was cut.
+pub fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 /// Normalises one raw record of `events.raw`.

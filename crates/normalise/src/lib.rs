@@ -26,6 +26,6 @@ mod time;
 mod windows;
 
 pub use finding::{FindingRecord, finding};
-pub use input::{Input, MAX_EVENT_BYTES, event, reject};
+pub use input::{Input, MAX_EVENT_BYTES, digest, event, reject};
 pub use ip::parse as parse_ip;
 pub use json::for_each_string;

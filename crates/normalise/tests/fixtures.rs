@@ -1,4 +1,5 @@
 //! What becomes of lines of every format: a fixture file per format, a snapshot of its outcomes.
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
 use schemas::{Event, Finding, Micros, ScanActivity};
 use tidewatch_normalise::{FindingRecord, Input, event, finding};

@@ -1,4 +1,5 @@
 //! One raw record in, exactly one out, whatever the bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by panicking")]
 
 use proptest::prelude::*;
 use schemas::{Micros, flags};

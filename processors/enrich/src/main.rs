@@ -1,3 +1,7 @@
 //! Starts `tidewatch-enrich`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main("tidewatch-enrich", tidewatch_enrich::run)
+}

@@ -33,6 +33,7 @@ fn generic(fields: Vec<Field<'_>>, line_bytes: usize, received_at: Micros) -> Dr
         app: None,
         class: None,
         winlog: None,
+        path: String::new(),
     };
     for (name, json) in fields {
         reader.field(&name, json);
@@ -57,6 +58,8 @@ struct Reader<'a> {
     /// Class and activity that categories and methods tell.
     class: Option<(i32, i32)>,
     winlog: Option<&'a str>,
+    /// Names of nested fields are put together here.
+    path: String,
 }
 
 impl<'a> Reader<'a> {
@@ -71,7 +74,7 @@ impl<'a> Reader<'a> {
 
     /// Takes the fields of an object under a known name, as `outer.inner`.
     fn open(&mut self, outer: &str, json: &'a str) {
-        let mut path = String::with_capacity(48);
+        let mut path = std::mem::take(&mut self.path);
         for (inner, json) in json::object(json).unwrap_or_default() {
             path.clear();
             path.push_str(outer);
@@ -79,6 +82,7 @@ impl<'a> Reader<'a> {
             path.push_str(&inner);
             self.field(&path, json);
         }
+        self.path = path;
     }
 
     fn known(&mut self, known: &'static Known, json: &'a str) {

@@ -1,3 +1,7 @@
 //! Starts `tidewatch-sink`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main("tidewatch-sink", tidewatch_sink::run)
+}

@@ -104,9 +104,10 @@ fn element_len(text: &str) -> Option<usize> {
 /// with a priority, so nothing else needs to prove that it is syslog.
 fn bsd(text: &str, received_at: Micros, relayed: bool) -> Option<Header<'_>> {
     let mut cursor = Cursor { rest: text.as_bytes() };
-    let time = match text.as_bytes().first()? {
-        b'0'..=b'9' if text.as_bytes().get(10) == Some(&b'T') => time::iso(&mut cursor)?,
-        _ => time::bsd(&mut cursor, received_at)?,
+    // Programs write lines that start with RFC 3339 too; the old form is syslog's own.
+    let (time, common) = match text.as_bytes().first()? {
+        b'0'..=b'9' if text.as_bytes().get(10) == Some(&b'T') => (time::iso(&mut cursor)?, true),
+        _ => (time::bsd(&mut cursor, received_at)?, false),
     };
     // The times read nothing but ASCII.
     let rest = text.get(text.len() - cursor.rest.len()..)?.strip_prefix(' ')?.trim_start_matches(' ');
@@ -118,7 +119,7 @@ fn bsd(text: &str, received_at: Micros, relayed: bool) -> Option<Header<'_>> {
         Header { host: given(host), ..tagged(after.trim_start_matches(' ')) }
     };
     let is_level = severity::of_name(host.trim_matches(['[', ']', ':'])).is_some();
-    let proven = relayed || (header.app.is_some() && !is_level);
+    let proven = relayed || !common || (header.app.is_some() && !is_level);
     proven.then_some(Header { time: Some(time), ..header })
 }
 
@@ -144,6 +145,10 @@ fn tag(text: &str) -> Option<Header<'_>> {
     let mut pid = None;
     if let Some((inner, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         (pid, rest) = (Some(inner), after);
+    }
+    // macOS: `sandboxd[129] ([31211]): …`
+    if let Some((inner, _)) = rest.strip_prefix(" (").and_then(|inner| inner.split_once("): ")) {
+        (module, rest) = (Some(inner), rest.get(inner.len() + 3..)?);
     }
     let message = rest.strip_prefix(':')?;
     let message = message.strip_prefix(' ').unwrap_or(message);

@@ -29,10 +29,11 @@ build: ## release binaries in target/release
 	@dev/install.sh build
 	$(CARGO_BUILD)
 
+# In the release profile like everything else, so that build scripts (librdkafka's takes a minute) run once.
 lint: ## formatting and clippy, warnings denied
 	@dev/install.sh test
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 
 test: lint ## lint, then every test, on a private Kafka and Postgres
 	$(CARGO_BUILD)

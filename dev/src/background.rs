@@ -56,6 +56,7 @@ pub async fn up() -> Result<ExitCode> {
     }
     let logs = layout.logs();
     std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+    keep_one_older(&logs)?;
     let log = File::options().create(true).append(true).open(logs.join("tidewatch.log"))?;
     let mut child = tokio::process::Command::new(std::env::current_exe()?)
         .arg("supervise")
@@ -263,6 +264,18 @@ fn lock_file(layout: &Layout) -> PathBuf {
 /// The running supervisor, if any.
 fn supervisor(layout: &Layout) -> Result<Option<Pid>> {
     Lock::holder(&lock_file(layout))
+}
+
+/// `x.log` becomes `x.log.1`, so that logs tell of this run and the one before.
+fn keep_one_older(logs: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(logs).with_context(|| format!("reading {}", logs.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            std::fs::rename(&path, path.with_extension("log.1"))
+                .with_context(|| format!("renaming {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_stale(path: &Path) -> Result<()> {

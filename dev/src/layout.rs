@@ -4,10 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The paths of one checkout and of what runs in it. Everything that is not under version control is in `.tidewatch/`.
+/// Where a stack's state is kept instead of in the checkout's `.tidewatch`.
+pub const STATE_DIR_VARIABLE: &str = "TIDEWATCH_STATE_DIR";
+const STATE_DIR: &str = ".tidewatch";
+
+/// The paths of one checkout and of what runs in it. Everything that is not under version control is in `.tidewatch/`,
+/// or where `TIDEWATCH_STATE_DIR` says.
 #[derive(Debug, Clone)]
 pub struct Layout {
     root: PathBuf,
+    state: PathBuf,
 }
 
 impl Layout {
@@ -17,7 +23,11 @@ impl Layout {
         let directory = std::env::current_dir().ok();
         for start in [binary, directory].into_iter().flatten() {
             if let Some(root) = start.ancestors().find(|path| path.join("dev/kafka/pom.xml").is_file()) {
-                return Ok(Layout { root: root.to_path_buf() });
+                let state = match std::env::var_os(STATE_DIR_VARIABLE) {
+                    Some(state) if !state.is_empty() => std::path::absolute(state)?,
+                    _ => root.join(STATE_DIR),
+                };
+                return Ok(Layout { root: root.to_path_buf(), state });
             }
         }
         bail!("neither this binary nor the current directory is inside a tidewatch checkout")
@@ -29,8 +39,8 @@ impl Layout {
     }
 
     /// What runs and what it stores; safe to remove when nothing runs.
-    pub fn state(&self) -> PathBuf {
-        self.root.join(".tidewatch")
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Logs of the stack in the background or of the demo.
@@ -48,9 +58,9 @@ impl Layout {
         self.state().join("env")
     }
 
-    /// Kafka's jars.
+    /// Kafka's jars, always in the checkout.
     pub fn kafka_jars(&self) -> Result<PathBuf> {
-        let jars = self.state().join("kafka/lib");
+        let jars = self.root.join(STATE_DIR).join("kafka/lib");
         if !jars.join("pom.xml").is_file() {
             bail!(
                 "Kafka's jars are not in {}; `dev/install.sh` (or any make target) fetches them",

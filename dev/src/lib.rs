@@ -24,7 +24,7 @@ pub use backends::{
 };
 pub use deployment::{Deployment, DeploymentOptions, Tokens};
 pub use kafka::{Kafka, KafkaOptions};
-pub use layout::Layout;
+pub use layout::{Layout, STATE_DIR_VARIABLE};
 pub use postgres::{Postgres, PostgresOptions, database_url};
 pub use readiness::{Dependency, Readiness};
 pub use scratch::Scratch;

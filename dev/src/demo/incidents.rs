@@ -15,6 +15,8 @@ const EXPECTED: [&str; 5] =
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where standard output is no terminal.
 const DEFAULT_WIDTH: u16 = 130;
+/// A narrower terminal breaks the lines, which reads better than columns of a letter each.
+const LEAST_WIDTH: u16 = 100;
 
 /// What the demo shows of an incident.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -61,9 +63,7 @@ pub fn table(incidents: &[Incident]) -> Table {
         "last",
         "who and where",
     ]);
-    if table.width().is_none() {
-        table.set_width(DEFAULT_WIDTH);
-    }
+    table.set_width(table.width().unwrap_or(DEFAULT_WIDTH).max(LEAST_WIDTH));
     let mut incidents: Vec<&Incident> = incidents.iter().collect();
     incidents.sort_by_key(|incident| (std::cmp::Reverse(incident.severity_id), &incident.title));
     for incident in incidents {

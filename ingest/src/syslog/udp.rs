@@ -29,6 +29,8 @@ const FLIGHT_BYTES: usize = 256 * 1024;
 const MAX_PEERS: usize = 10_000;
 /// How often the kernel is asked what it dropped.
 const DROPS_EVERY: Duration = Duration::from_secs(5);
+/// After a stop was asked for, what senders have sent already is read until none comes for this long.
+const LAST_READ: Duration = Duration::from_millis(50);
 
 /// Opens a socket with a large receive buffer.
 ///
@@ -81,7 +83,12 @@ pub async fn serve(
         }
     }
     // What the kernel has already.
-    while matches!(reader.read(&socket), Ok(())) && reader.outbox.has_room() {}
+    while reader.outbox.has_room()
+        && let Ok(Ok(())) = tokio::time::timeout(LAST_READ, socket.readable()).await
+    {
+        // `WouldBlock` was a false alarm; the next wait tells.
+        let _ = reader.read(&socket);
+    }
     drops.count();
     if tokio::time::timeout(DRAIN_TIMEOUT, reader.outbox.drain()).await.is_err() {
         tracing::warn!("syslog messages that Kafka has not taken are left behind");

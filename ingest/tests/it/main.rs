@@ -1,0 +1,17 @@
+//! Ingest on a real Kafka and a real Postgres.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
+mod answers;
+mod harness;
+mod limits;
+mod outage;
+mod shutdown;
+mod syslog;
+mod tokens;

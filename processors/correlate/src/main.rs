@@ -1,3 +1,7 @@
 //! Starts `tidewatch-correlate`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main("tidewatch-correlate", tidewatch_correlate::run)
+}

@@ -1,3 +1,7 @@
 //! Starts `tidewatch-detect`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main("tidewatch-detect", tidewatch_detect::run)
+}

@@ -1,0 +1,286 @@
+//! The stream: consume, match, produce, commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use arc_swap::ArcSwap;
+use detection::Rules;
+use kafka::{
+    Admin, Consumer, ConsumerOptions, Input, Outgoing, Producer, ProducerOptions, Record, SendError, Start,
+    StartAt,
+};
+use schemas::{SIGNALS_TOPIC, Stream};
+use service::{Dependency, metrics};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::config::Config;
+use crate::lanes::{Lanes, Ticket};
+use crate::live;
+use crate::matching::{Encoded, match_record};
+
+/// Bytes that the consumer reads ahead.
+const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
+/// Bytes of signals between here and the broker's acknowledgement.
+const MAX_PRODUCED_BYTES: usize = 16 << 20;
+/// How often positions are committed and the state of the world is looked at.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The last signal of a record was delivered, or one was not.
+type Delivered = (Ticket, Result<(), kafka::Error>);
+
+/// Runs until a stop is asked for, then delivers what is under way and commits it.
+///
+/// # Errors
+/// A signal could not be delivered, an enriched record cannot be read, or Kafka refuses for good. What was not committed
+/// is read again by the next process.
+pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()> {
+    let kafka = service.health.dependency("kafka").at(config.kafka.brokers.clone());
+    let (rules, watch) = live::open(&config.rules).await?;
+    let watcher = tokio::spawn(watch);
+
+    let inputs = Stream::ALL.map(|stream| config.kafka.topic(stream.name()));
+    let signals = config.kafka.topic(SIGNALS_TOPIC);
+    let admin = Admin::new(&config.kafka)?;
+    let names: Vec<&str> = inputs.iter().chain([&signals]).map(String::as_str).collect();
+    let token = service.shutdown.token();
+    if !admin.wait_for_topics(&names, &token, |reason| kafka.down(reason)).await {
+        return Ok(());
+    }
+    kafka.up();
+
+    let options = ProducerOptions {
+        max_buffered_bytes: MAX_PRODUCED_BYTES,
+        ..ProducerOptions::new("tidewatch-detect")
+    };
+    let producer = Producer::new(&config.kafka, options)?;
+    let group = config.kafka.group("tidewatch-detect");
+    let options = ConsumerOptions {
+        max_buffered_bytes: MAX_READ_AHEAD_BYTES,
+        ..ConsumerOptions::new("tidewatch-detect", group, inputs.to_vec())
+    };
+    let consumer = Consumer::start(&config.kafka, options)?;
+    let (delivered, deliveries) = unbounded_channel();
+    let lanes = Lanes::default();
+    let mut pipeline =
+        Pipeline { inputs, signals, rules, consumer, producer, delivered, deliveries, lanes, kafka };
+    let ended = pipeline.run(&service.shutdown).await;
+    watcher.abort();
+    let Pipeline { consumer, .. } = pipeline;
+    consumer.close().await;
+    ended
+}
+
+struct Pipeline {
+    /// Topics of events and findings, in the order of [`Stream::ALL`].
+    inputs: [String; 2],
+    signals: String,
+    rules: Arc<ArcSwap<Rules>>,
+    consumer: Consumer,
+    producer: Producer,
+    delivered: UnboundedSender<Delivered>,
+    deliveries: UnboundedReceiver<Delivered>,
+    lanes: Lanes,
+    kafka: Dependency,
+}
+
+impl Pipeline {
+    async fn run(&mut self, shutdown: &service::Shutdown) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        let stop = shutdown.requested();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                delivered = self.deliveries.recv() => self.delivered(delivered)?,
+                error = self.producer.failed() => return Err(error).context("the producer cannot go on"),
+                _ = tick.tick() => self.tick(),
+                input = self.consumer.next() => match input {
+                    // To its end also when a stop is asked for: what was begun is to be committed.
+                    Some(input) => self.input(input).await?,
+                    None => bail!("the consumer ended"),
+                },
+            }
+        }
+        let patience = shutdown.remaining().saturating_sub(Duration::from_secs(1));
+        let drained = tokio::time::timeout(patience, self.settle(None)).await;
+        let positions = self.lanes.take_moved(None);
+        if let Err(error) = self.consumer.commit_and_wait(positions).await {
+            tracing::warn!(%error, "the last positions were not committed: their records will be matched again");
+        }
+        match drained {
+            Ok(drained) => drained,
+            Err(_) => bail!(
+                "signals were not acknowledged in time; nothing is lost, the next process matches their records again"
+            ),
+        }
+    }
+
+    /// Waits until nothing of these partitions, or of any, is under way.
+    async fn settle(&mut self, partitions: Option<&[kafka::TopicPartition]>) -> anyhow::Result<()> {
+        while !self.lanes.idle(partitions) {
+            tokio::select! {
+                delivered = self.deliveries.recv() => self.delivered(delivered)?,
+                error = self.producer.failed() => return Err(error).context("the producer cannot go on"),
+            }
+        }
+        Ok(())
+    }
+
+    fn delivered(&mut self, delivered: Option<Delivered>) -> anyhow::Result<()> {
+        let (ticket, result) = delivered.ok_or_else(|| anyhow!("the producer's completions ended"))?;
+        result.with_context(|| format!("signals of {} were not delivered", ticket.place()))?;
+        self.lanes.finish(&ticket).context("a record was finished twice")
+    }
+
+    fn tick(&mut self) {
+        let positions = self.lanes.take_moved(None);
+        if !positions.is_empty() {
+            self.consumer.commit(&positions);
+            metrics::KAFKA_COMMITS.with(["ok"]).add(1);
+        }
+        let stats = self.consumer.stats();
+        match stats.brokers_up {
+            Some(0) => self.kafka.down("no broker is connected"),
+            _ => self.kafka.up(),
+        }
+        metrics::KAFKA_PRODUCER_QUEUED.set(self.producer.stats().in_flight_records as f64);
+        for partition in &stats.partitions {
+            if let (Some(position), Some(end)) = (partition.position, partition.end) {
+                let at = &partition.partition;
+                let lag = metrics::KAFKA_LAG.with([&at.topic, &at.partition.to_string()]);
+                lag.set(end.saturating_sub(position).max(0) as f64);
+            }
+        }
+    }
+
+    async fn input(&mut self, input: Input) -> anyhow::Result<()> {
+        match input {
+            Input::Records(records) => self.records(records).await?,
+            Input::Assigned { partitions, reply } => {
+                self.lanes.assign(&partitions);
+                let start = Start::CommittedOrBeginning;
+                reply.send(partitions.into_iter().map(|at| StartAt { at, start }).collect());
+                self.assigned("assigned");
+            }
+            Input::Revoked { partitions, lost, done } => {
+                if !lost {
+                    self.settle(Some(&partitions)).await?;
+                    let positions = self.lanes.take_moved(Some(&partitions));
+                    if let Err(error) = self.consumer.commit_and_wait(positions).await {
+                        tracing::warn!(%error, "positions were not committed: the next owner matches records again");
+                    }
+                }
+                self.lanes.remove(&partitions);
+                done.send(());
+                self.assigned(if lost { "lost" } else { "revoked" });
+                for at in &partitions {
+                    metrics::KAFKA_LAG.with([&at.topic, &at.partition.to_string()]).set(0.0);
+                }
+            }
+            Input::Failed(error) => return Err(error).context("reading cannot go on"),
+        }
+        Ok(())
+    }
+
+    fn assigned(&self, change: &str) {
+        metrics::KAFKA_REBALANCES.with([change]).add(1);
+        for topic in &self.inputs {
+            metrics::KAFKA_ASSIGNED.with([topic]).set(self.lanes.of_topic(topic) as f64);
+        }
+    }
+
+    async fn records(&mut self, records: Vec<Record>) -> anyhow::Result<()> {
+        let rules = self.rules.load_full();
+        let mut tallies = Stream::ALL.map(|stream| (stream, Tally::default()));
+        for record in records {
+            let [events, _] = &self.inputs;
+            let stream = if *record.topic == **events { Stream::Events } else { Stream::Findings };
+            // A record of a partition that has been given away is the next owner's.
+            let Some(ticket) = self.lanes.begin(&record) else { continue };
+            let started = Instant::now();
+            let matched = match_record(&rules, stream, &record.payload).with_context(|| ticket.place())?;
+            metrics::DETECT_BATCH_DURATION.with([stream.name()]).record_duration(started.elapsed());
+            if let Some((_, tally)) = tallies.iter_mut().find(|(of, _)| *of == stream) {
+                tally.records += 1;
+                tally.bytes += record.payload.len() as u64;
+                tally.subjects += matched.subjects as u64;
+            }
+            for (rule, count) in &matched.signals {
+                metrics::DETECT_SIGNALS.with([rule]).add(*count);
+            }
+            self.send(ticket, matched.batches).await?;
+        }
+        for ((stream, tally), topic) in tallies.iter().zip(&self.inputs) {
+            if tally.records > 0 {
+                metrics::KAFKA_CONSUMED.with([topic]).add(tally.records);
+                metrics::KAFKA_CONSUMED_BYTES.with([topic]).add(tally.bytes);
+                metrics::DETECT_BATCHES.with([stream.name()]).add(tally.records);
+                metrics::DETECT_EVENTS.with([stream.name()]).add(tally.subjects);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a record's signals to the producer, waiting while it has no room.
+    async fn send(&mut self, ticket: Ticket, batches: Vec<Encoded>) -> anyhow::Result<()> {
+        if batches.is_empty() {
+            return self.lanes.finish(&ticket).context("a record was finished twice");
+        }
+        let left = Arc::new(AtomicUsize::new(batches.len()));
+        for batch in &batches {
+            loop {
+                match self.producer.send(self.outgoing(batch), self.completion(&ticket, &left, batch)) {
+                    Ok(()) => break,
+                    Err(SendError::QueueFull) => {
+                        metrics::KAFKA_QUEUE_FULL.with([&self.signals]).add(1);
+                        self.producer.room(batch.payload.len()).await.context("the producer cannot go on")?;
+                    }
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("signals of {}", ticket.place()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn outgoing<'b>(&'b self, batch: &'b Encoded) -> Outgoing<'b> {
+        Outgoing {
+            topic: &self.signals,
+            partition: batch.partition,
+            key: Some(batch.key.as_bytes()),
+            headers: &[],
+            payload: &batch.payload,
+        }
+    }
+
+    /// Tells of the record when the last of its batches is there, and of every failure.
+    fn completion(&self, ticket: &Ticket, left: &Arc<AtomicUsize>, batch: &Encoded) -> kafka::Completion {
+        let (delivered, ticket, left) = (self.delivered.clone(), ticket.clone(), left.clone());
+        let (topic, bytes, handed) = (self.signals.clone(), batch.payload.len() as u64, Instant::now());
+        Box::new(move |result| {
+            match &result {
+                Ok(_) => {
+                    metrics::KAFKA_PRODUCED.with([&topic]).add(1);
+                    metrics::KAFKA_PRODUCED_BYTES.with([&topic]).add(bytes);
+                    metrics::KAFKA_DELIVERY_DURATION.with([&topic]).record_duration(handed.elapsed());
+                }
+                Err(error) => metrics::KAFKA_DELIVERY_ERRORS.with([&topic, error.class().name()]).add(1),
+            }
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 || result.is_err() {
+                // The owner has gone: nobody commits any more.
+                let _ = delivered.send((ticket, result.map(drop)));
+            }
+        })
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    records: u64,
+    bytes: u64,
+    subjects: u64,
+}

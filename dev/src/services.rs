@@ -98,7 +98,7 @@ pub struct ServiceOptions {
     pub org: String,
     /// Where clients connect.
     pub ports: ServicePorts,
-    /// More variables for some services, such as `(Service::Sink, "TIDEWATCH_LOG", "debug")`.
+    /// More variables for some services, such as `(Service::Sink, "TIDEWATCH_LOG", "debug")`; an empty value takes one away.
     pub environment: Vec<(Service, String, String)>,
 }
 
@@ -325,10 +325,12 @@ impl Services {
             }
             Service::Partitions | Service::Sink => {}
         }
-        let mut variables: Vec<_> =
+        let mut variables: BTreeMap<String, String> =
             variables.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let own = self.options.environment.iter().filter(|(service, _, _)| *service == instance.service);
         variables.extend(own.map(|(_, key, value)| (key.clone(), value.clone())));
-        variables
+        // An empty variable is no way to say "none" to a flag that takes an org or an address.
+        variables.retain(|_, value| !value.is_empty());
+        variables.into_iter().collect()
     }
 }

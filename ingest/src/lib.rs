@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use service::{Tasks, metrics};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 
 pub use config::{Config, OrgListener};
 
@@ -38,6 +39,9 @@ use crate::tokens::Tokens;
 
 /// How often the gauge of bytes under way is set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// Syslog read over TCP and not yet acknowledged, KiB, all listeners together: while the broker is away, connections
+/// past it are not read.
+const MAX_SYSLOG_KIB: usize = 64 << 10;
 /// For the last records to be acknowledged after every request has been answered.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -150,6 +154,7 @@ impl Ingest {
         };
         tasks.critical("http", server::serve(http, api, limits, shutdown.clone()));
         let limits = syslog::tcp::Limits {
+            under_way: Arc::new(Semaphore::new(MAX_SYSLOG_KIB)),
             connections: config.syslog_max_connections,
             idle: config.syslog_idle_timeout,
         };
@@ -158,7 +163,7 @@ impl Ingest {
             let publisher = Arc::clone(&publisher);
             tasks.critical(
                 "syslog over tcp",
-                syslog::tcp::serve(listener, org, publisher, limits, shutdown.clone()),
+                syslog::tcp::serve(listener, org, publisher, limits.clone(), shutdown.clone()),
             );
         }
         for (socket, org) in syslog_udp {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use schemas::{Micros, Stream};
 use service::{Shutdown, metrics};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::publish::{NotConnected, Publisher, Push, explain};
 use crate::receipt::{Failure, Receipt, Ticket};
@@ -37,6 +38,9 @@ pub struct Flight {
     pub groups: Vec<Group>,
     /// When they were read.
     pub received_at: Micros,
+    /// Its share of what may be under way, given back when it is settled.
+    #[expect(dead_code, reason = "held, not read")]
+    pub lease: Option<OwnedSemaphorePermit>,
 }
 
 impl Flight {

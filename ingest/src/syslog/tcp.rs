@@ -10,7 +10,7 @@ use schemas::Micros;
 use service::{Shutdown, metrics};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::frame::{Framer, MAX_MESSAGE_BYTES, Tail};
@@ -26,8 +26,10 @@ const MAX_READ_BYTES: usize = 128 * 1024;
 const LAST_READ: Duration = Duration::from_millis(100);
 
 /// What bounds the connections of a listener.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
+    /// KiB read and not yet acknowledged by the broker, all connections together.
+    pub under_way: Arc<Semaphore>,
     /// Connections open at once.
     pub connections: usize,
     /// A connection that sends nothing for this long is closed.
@@ -61,13 +63,15 @@ pub async fn serve(
             sender: super::sender(PROTOCOL, port, peer.ip()).into(),
             peer,
             outbox,
+            under_way: Arc::clone(&limits.under_way),
             framer: Framer::default(),
             buffer: BytesMut::new(),
             read_bytes: MIN_READ_BYTES,
         };
         let shutdown = shutdown.clone();
+        let idle = limits.idle;
         readers.spawn(async move {
-            reader.run(stream, limits.idle, shutdown).await;
+            reader.run(stream, idle, shutdown).await;
             drop(open);
         });
     }
@@ -84,6 +88,7 @@ struct Reader {
     sender: Arc<str>,
     peer: SocketAddr,
     outbox: Outbox,
+    under_way: Arc<Semaphore>,
     framer: Framer,
     /// The beginning of a frame whose end has not come yet, then what is read.
     buffer: BytesMut,
@@ -92,30 +97,52 @@ struct Reader {
 
 /// Why reading paused.
 enum Event {
-    Read(std::io::Result<usize>),
+    Read(std::io::Result<usize>, Option<OwnedSemaphorePermit>),
     Settled(Result<(), crate::receipt::Failure>),
     Idle,
     Stop,
 }
 
+/// Reads once there is something to read and room for it. Cancel-safe.
+async fn next_read(
+    stream: &TcpStream,
+    under_way: &Arc<Semaphore>,
+    buffer: &mut BytesMut,
+    read_bytes: usize,
+    idle: Duration,
+) -> Event {
+    match tokio::time::timeout(idle, stream.readable()).await {
+        Err(_) => return Event::Idle,
+        Ok(Err(error)) => return Event::Read(Err(error), None),
+        Ok(Ok(())) => {}
+    }
+    // A connection that waits for its peer holds nothing.
+    let kib = u32::try_from(read_bytes >> 10).unwrap_or(u32::MAX);
+    let mut lease = Arc::clone(under_way).acquire_many_owned(kib).await.ok();
+    buffer.reserve(read_bytes);
+    let read = stream.try_read_buf(buffer);
+    if let (Ok(read), Some(whole)) = (&read, &mut lease) {
+        drop(whole.split((read_bytes >> 10) - (read >> 10).min(read_bytes >> 10)));
+    }
+    Event::Read(read, lease)
+}
+
 impl Reader {
     async fn run(mut self, mut stream: TcpStream, idle: Duration, shutdown: Shutdown) {
         loop {
-            self.buffer.reserve(self.read_bytes);
             let room = self.outbox.has_room();
             let event = tokio::select! {
                 biased;
                 () = shutdown.requested() => Event::Stop,
                 outcome = self.outbox.oldest() => Event::Settled(outcome),
-                read = tokio::time::timeout(idle, stream.read_buf(&mut self.buffer)), if room => {
-                    read.map_or(Event::Idle, Event::Read)
-                }
+                event = next_read(&stream, &self.under_way, &mut self.buffer, self.read_bytes, idle), if room => event,
             };
             match event {
                 Event::Settled(outcome) => self.outbox.settle(outcome).await,
-                Event::Read(Ok(0)) => break,
-                Event::Read(Ok(read)) => self.take(read),
-                Event::Read(Err(error)) => {
+                Event::Read(Ok(0), _) => break,
+                Event::Read(Ok(read), lease) => self.take(read, lease),
+                Event::Read(Err(error), _) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Event::Read(Err(error), _) => {
                     tracing::debug!(peer = %self.peer, "syslog connection ended: {error}");
                     break;
                 }
@@ -126,13 +153,11 @@ impl Reader {
                 Event::Stop => {
                     // What the peer has sent already is in the socket; what it sends from here on, it will have to
                     // send again.
-                    while let Ok(Ok(read @ 1..)) =
-                        tokio::time::timeout(LAST_READ, stream.read_buf(&mut self.buffer)).await
+                    while self.outbox.has_room()
+                        && let Ok(Ok(read @ 1..)) =
+                            tokio::time::timeout(LAST_READ, stream.read_buf(&mut self.buffer)).await
                     {
-                        self.take(read);
-                        if !self.outbox.has_room() {
-                            break;
-                        }
+                        self.take(read, None);
                     }
                     break;
                 }
@@ -144,7 +169,7 @@ impl Reader {
     }
 
     /// Sends the whole frames in the buffer on their way, `read` bytes having been added to it.
-    fn take(&mut self, read: usize) {
+    fn take(&mut self, read: usize, lease: Option<OwnedSemaphorePermit>) {
         metrics::INGEST_RECEIVED.with([PROTOCOL]).add(read as u64);
         self.read_bytes = if read >= self.read_bytes {
             (self.read_bytes * 2).min(MAX_READ_BYTES)
@@ -155,7 +180,7 @@ impl Reader {
         let done = self.framer.scan(&self.buffer, &mut frames);
         let data = self.buffer.split_to(done);
         self.count_oversized();
-        self.send(data, frames, "syslog", "accepted");
+        self.send(data, frames, "syslog", "accepted", lease);
     }
 
     /// Sends what is left when the connection has ended.
@@ -163,26 +188,38 @@ impl Reader {
         let data = self.buffer.split();
         match self.framer.finish(&data) {
             Tail::Clean => {}
-            Tail::Line(frame) => self.send(data, vec![frame], "syslog", "accepted"),
+            Tail::Line(frame) => self.send(data, vec![frame], "syslog", "accepted", None),
             Tail::Truncated(frame) => {
                 tracing::warn!(
                     peer = %self.peer,
                     "the syslog connection ended inside a message: the {} bytes that came are passed on",
                     frame.len()
                 );
-                self.send(data, vec![frame], "syslog_truncated", "truncated");
+                self.send(data, vec![frame], "syslog_truncated", "truncated", None);
             }
         }
     }
 
-    fn send(&mut self, data: BytesMut, mut frames: Vec<Range<usize>>, format: &'static str, outcome: &str) {
+    fn send(
+        &mut self,
+        data: BytesMut,
+        mut frames: Vec<Range<usize>>,
+        format: &'static str,
+        outcome: &str,
+        lease: Option<OwnedSemaphorePermit>,
+    ) {
         frames.retain(|frame| !frame.is_empty());
         if frames.is_empty() {
             return;
         }
         metrics::INGEST_SYSLOG_FRAMES.with([PROTOCOL, outcome]).add(frames.len() as u64);
         let group = Group { sender: Arc::clone(&self.sender), format, frames };
-        self.outbox.send(Flight { data: data.freeze(), groups: vec![group], received_at: Micros::now() });
+        self.outbox.send(Flight {
+            data: data.freeze(),
+            groups: vec![group],
+            received_at: Micros::now(),
+            lease,
+        });
     }
 
     fn count_oversized(&mut self) {

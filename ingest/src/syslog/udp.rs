@@ -146,7 +146,7 @@ impl Reader {
         let frames: usize = groups.iter().map(|group| group.frames.len()).sum();
         metrics::INGEST_RECEIVED.with([PROTOCOL]).add(data.len() as u64);
         metrics::INGEST_SYSLOG_FRAMES.with([PROTOCOL, "accepted"]).add(frames as u64);
-        self.outbox.send(Flight { data, groups, received_at: Micros::now() });
+        self.outbox.send(Flight { data, groups, received_at: Micros::now(), lease: None });
         Ok(())
     }
 

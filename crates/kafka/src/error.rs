@@ -109,7 +109,8 @@ impl Error {
 }
 
 /// Codes are Kafka's own (protocol guide, "Error Codes") and librdkafka's local ones, which are negative. What is not
-/// named here passes by itself: a broker that restarts answers with many of them.
+/// named here passes by itself: a broker that restarts answers with many of them. So do failed handshakes (TLS, SASL),
+/// which librdkafka does not tell from broken ones, and repeats.
 fn classify(code: Code) -> Class {
     match code {
         Code::QueueFull | Code::ThrottlingQuotaExceeded => Class::Saturation,
@@ -133,12 +134,10 @@ fn classify(code: Code) -> Class {
         | Code::OutOfOrderSequenceNumber
         | Code::UnknownProducerId
         // Missing rights.
-        | Code::Authentication
         | Code::ClusterAuthorizationFailed
         | Code::GroupAuthorizationFailed
         | Code::IllegalSASLState
         | Code::SaslAuthenticationFailed
-        | Code::SSL
         | Code::TopicAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
         | Code::UnsupportedSASLMechanism
@@ -181,6 +180,7 @@ mod tests {
     #[case(Code::AllBrokersDown, Class::Transient)]
     #[case(Code::NotEnoughReplicas, Class::Transient)]
     #[case(Code::MessageTimedOut, Class::Transient)]
+    #[case(Code::SSL, Class::Transient)]
     #[case(Code::UnknownTopicOrPartition, Class::Transient)]
     #[case(Code::QueueFull, Class::Saturation)]
     #[case(Code::MessageSizeTooLarge, Class::Data)]

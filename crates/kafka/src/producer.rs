@@ -38,8 +38,8 @@ pub struct ProducerOptions {
     pub max_buffered_bytes: usize,
     /// Records taken and not acknowledged; likewise. Default: 100,000.
     pub max_buffered_records: usize,
-    /// Largest record (key, headers and payload, before compression). Default: 8 MiB less the protocol's overhead,
-    /// which is what the topics of batches take.
+    /// Largest record (key, headers and payload, before compression). The topic must take 512 bytes more for the
+    /// protocol. Default: 8 MiB less those.
     pub max_record_bytes: usize,
 }
 

@@ -19,7 +19,7 @@ impl Admin {
         partitions: &[TopicPartition],
     ) -> Result<Vec<(TopicPartition, Option<i64>)>, Error> {
         let (group, partitions) = (group.to_owned(), partitions.to_vec());
-        self.blocking("asking for committed offsets", move |inner| inner.committed(&group, partitions)).await
+        self.ask("asking for committed offsets", move |inner| inner.committed(&group, &partitions)).await
     }
 
     /// Sets the committed offsets of a group, by its full name. The group must have no members.
@@ -44,16 +44,17 @@ impl Inner {
     fn committed(
         &self,
         group: &str,
-        partitions: Vec<TopicPartition>,
+        partitions: &[TopicPartition],
     ) -> Result<Vec<(TopicPartition, Option<i64>)>, Error> {
         let failed = |error| Error::new(format!("asking for the committed offsets of group {group}"), &error);
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
         let client = self.group_client(group)?;
-        let answer = client.committed_offsets(list(&partitions), REQUEST_TIMEOUT).map_err(failed)?;
+        let answer = client.committed_offsets(list(partitions), REQUEST_TIMEOUT).map_err(failed)?;
         partitions
-            .into_iter()
+            .iter()
+            .cloned()
             .map(|at| {
                 let Some(element) = answer.find_partition(&at.topic, at.partition) else {
                     return Ok((at, None));

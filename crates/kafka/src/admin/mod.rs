@@ -19,6 +19,8 @@ pub use topics::{TopicSpec, TopicState};
 
 /// One question to a broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// One question is repeated for so long.
+const ASK_PATIENCE: Duration = Duration::from_secs(5);
 /// Whether Kafka is there: asked again and again.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -86,6 +88,29 @@ impl Admin {
         shutdown.run_until_cancelled(attempts).await.is_some()
     }
 
+    /// Asks where blocking is allowed; again while the answer is of the kind that passes, as it is for a moment after a
+    /// topic was made or a leader has moved. That a topic does not exist is an answer.
+    async fn ask<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        question: impl Fn(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.blocking(action, move |inner| {
+            let deadline = Instant::now() + ASK_PATIENCE;
+            loop {
+                match question(inner) {
+                    Err(error)
+                        if error.is_retriable() && !error.is_unknown_topic() && Instant::now() < deadline =>
+                    {
+                        std::thread::sleep(FIRST_PAUSE);
+                    }
+                    answer => return answer,
+                }
+            }
+        })
+        .await
+    }
+
     /// Runs what blocks where it may.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -130,9 +155,4 @@ impl std::fmt::Debug for Admin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admin").field("brokers", &self.inner.args.brokers).finish_non_exhaustive()
     }
-}
-
-/// Until when to go on asking.
-fn deadline(timeout: Duration) -> Instant {
-    Instant::now() + timeout
 }

@@ -3,18 +3,21 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::Message;
 use rdkafka::util::Timeout;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Admin, Inner, deadline};
+use super::{Admin, Inner};
 use crate::context::Quiet;
-use crate::error::{Class, Error};
+use crate::error::Error;
 use crate::record::Record;
 
 /// Reading back over everything that is not a record.
 const TAIL_PATIENCE: Duration = Duration::from_secs(30);
+/// Records at the end of a partition read to begin with. Few, for they may be large, and brokers send whole batches
+/// anyway.
+const FIRST_DISTANCE: i64 = 4;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Admin {
@@ -25,7 +28,7 @@ impl Admin {
     /// No broker answered, there is no such partition, or it grows faster than it can be read.
     pub async fn last_record(&self, topic: &str, partition: i32) -> Result<Option<Record>, Error> {
         let topic = topic.to_owned();
-        self.blocking("reading the last record", move |inner| inner.last_record(&topic, partition)).await
+        self.ask("reading the last record", move |inner| inner.last_record(&topic, partition)).await
     }
 }
 
@@ -45,12 +48,12 @@ impl Inner {
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
-            .set("queued.min.messages", "1")
+            .set("fetch.queue.backoff.ms", "1")
             .set("fetch.wait.max.ms", "10");
         let reader: BaseConsumer<Quiet> = config.create_with_context(Quiet::default()).map_err(failed)?;
-        let deadline = deadline(TAIL_PATIENCE);
-        // Back from the end, each time twice as far: what was read over before holds no record and costs little.
-        let mut distance = 1;
+        let deadline = Instant::now() + TAIL_PATIENCE;
+        // Back from the end, each time further: what was read over before holds no record and costs little.
+        let mut distance = FIRST_DISTANCE;
         loop {
             let start = high.saturating_sub(distance).max(low);
             let mut list = TopicPartitionList::with_capacity(1);
@@ -61,9 +64,9 @@ impl Inner {
                 return Ok(last);
             }
             if Instant::now() > deadline {
-                return Err(Error::other(action(), "no end in time", Class::Transient));
+                return Err(failed(KafkaError::MessageConsumption(Code::OperationTimedOut)));
             }
-            distance = distance.saturating_mul(2);
+            distance = distance.saturating_mul(FIRST_DISTANCE);
         }
     }
 }
@@ -78,7 +81,8 @@ fn read_to_end(
     loop {
         match reader.poll(Timeout::After(POLL_INTERVAL)) {
             Some(Ok(message)) => {
-                last = Some(record(&message, last.as_ref().map_or(start, Record::position_after)))
+                let before = last.as_ref().map_or(start, Record::position_after);
+                last = Some(Record::from_message(&message, message.topic().into(), before));
             }
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
             Some(Err(error)) => {
@@ -90,13 +94,7 @@ fn read_to_end(
             None => {}
         }
         if Instant::now() > deadline {
-            return Err(failed(KafkaError::MessageConsumption(
-                rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
-            )));
+            return Err(failed(KafkaError::MessageConsumption(Code::OperationTimedOut)));
         }
     }
-}
-
-fn record(message: &BorrowedMessage<'_>, position_before: i64) -> Record {
-    Record::from_message(message, message.topic().into(), position_before)
 }

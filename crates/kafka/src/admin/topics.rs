@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::{Admin, Inner, REQUEST_TIMEOUT, deadline};
+use super::{Admin, Inner, REQUEST_TIMEOUT};
 use crate::error::Error;
 use crate::native;
 
@@ -126,7 +126,7 @@ impl Admin {
     /// No broker answered.
     pub async fn topic_ids(&self, topics: &[&str]) -> Result<HashMap<String, Uuid>, Error> {
         let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
-        self.blocking("asking for topic ids", move |inner| {
+        self.ask("asking for topic ids", move |inner| {
             let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
             native::topic_ids(inner.admin.inner(), &topics, REQUEST_TIMEOUT)
         })
@@ -139,8 +139,7 @@ impl Admin {
     /// No broker answered, or there is no such topic ([`Error::is_unknown_topic`]).
     pub async fn partitions(&self, topic: &str) -> Result<i32, Error> {
         let topic = topic.to_owned();
-        self.blocking("counting partitions", move |inner| inner.partitions(&topic).map(|(count, _)| count))
-            .await
+        self.ask("counting partitions", move |inner| inner.partitions(&topic).map(|(count, _)| count)).await
     }
 
     /// The first offset there is and the one after the last that a consumer can read.
@@ -149,8 +148,7 @@ impl Admin {
     /// No broker answered, or there is no such partition.
     pub async fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
         let topic = topic.to_owned();
-        self.blocking("asking for the ends of a partition", move |inner| inner.watermarks(&topic, partition))
-            .await
+        self.ask("asking for the ends of a partition", move |inner| inner.watermarks(&topic, partition)).await
     }
 
     /// The offset of the first record of this time (milliseconds since 1970) or later; `None` when there is none.
@@ -164,7 +162,7 @@ impl Admin {
         time_ms: i64,
     ) -> Result<Option<i64>, Error> {
         let topic = topic.to_owned();
-        self.blocking("asking for an offset by time", move |inner| {
+        self.ask("asking for an offset by time", move |inner| {
             let action = || format!("asking for the offset of {topic}[{partition}] at {time_ms} ms");
             let failed = |error| Error::new(action(), &error);
             let mut question = TopicPartitionList::with_capacity(1);
@@ -209,21 +207,26 @@ impl Inner {
     }
 
     fn wait_for_partitions(&self, topic: &str, at_least: i32) -> Result<i32, Error> {
-        let deadline = deadline(VISIBLE_PATIENCE);
+        let deadline = Instant::now() + VISIBLE_PATIENCE;
         loop {
-            let found = match self.partitions(topic) {
-                Ok((count, true)) if count >= at_least => return Ok(count),
-                Ok(_) => {
-                    Err(Error::from_code(format!("waiting for topic {topic}"), Code::LeaderNotAvailable))
-                }
-                Err(error) if error.is_retriable() => Err(error),
-                Err(error) => return Err(error),
+            let missing = match self.partitions(topic) {
+                Ok((count, true)) if count >= at_least => match self.serve(topic, count) {
+                    Ok(()) => return Ok(count),
+                    Err(error) => error,
+                },
+                Ok(_) => Error::from_code(format!("waiting for topic {topic}"), Code::LeaderNotAvailable),
+                Err(error) => error,
             };
-            if Instant::now() > deadline {
-                return found;
+            if !missing.is_retriable() || Instant::now() > deadline {
+                return Err(missing);
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// Whether the leaders know themselves: the metadata names them a moment before.
+    fn serve(&self, topic: &str, count: i32) -> Result<(), Error> {
+        (0..count).try_for_each(|partition| self.watermarks(topic, partition).map(drop))
     }
 
     pub(super) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {

@@ -54,7 +54,8 @@ impl ConsumerOptions {
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", session_ms.to_string())
-            .set("heartbeat.interval.ms", (session_ms / 4).clamp(1, 3_000).to_string())
+            // Members learn of a rebalance from the answer to a heartbeat.
+            .set("heartbeat.interval.ms", (session_ms / 10).clamp(1, 1_000).to_string())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // An offset that the log does not have is never replaced silently.

@@ -149,7 +149,7 @@ impl Worker {
     /// Ends for what does not pass; what passes has been logged by the context.
     fn judge(&self, error: &KafkaError) -> Result<(), End> {
         let judged = Error::new("consuming", error);
-        if judged.class() != Class::Fatal {
+        if judged.is_retriable() {
             return Ok(());
         }
         if error.rdkafka_error_code() == Some(Code::AutoOffsetReset) {

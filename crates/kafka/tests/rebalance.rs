@@ -6,10 +6,11 @@ mod common;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use common::{PATIENCE, kafka, number, options, outgoing, producer, send, topic, until};
+use common::{PATIENCE, kafka, next, number, options, outgoing, producer, send, start_all, topic, until};
 use parking_lot::Mutex;
-use tidewatch_kafka::{Consumer, Input, KafkaArgs, Start, StartAt};
+use tidewatch_kafka::{Consumer, ConsumerOptions, Input, KafkaArgs, Reply, Start, StartAt};
 use tokio::sync::watch;
 
 const PARTITIONS: i32 = 6;
@@ -126,4 +127,39 @@ async fn partitions_move_between_members_without_loss_or_repeat() {
     for (partition, seen) in &store.lock().seen {
         assert!(seen.iter().copied().eq(0..count), "partition {partition}");
     }
+}
+
+/// A member with both partitions, and the revocation of one of them that another member's joining has caused.
+async fn contended(args: &KafkaArgs, reply_timeout: Duration) -> (Consumer, Consumer, Reply<()>) {
+    let topic = topic(args, "events", 2).await;
+    let options = ConsumerOptions { reply_timeout, ..options(args, "g", &topic) };
+    let first = Consumer::start(args, options.clone()).unwrap();
+    let Input::Assigned { partitions, reply } = next(&first).await else { panic!("assigned first") };
+    assert_eq!(partitions.len(), 2);
+    reply.send(start_all(partitions, Start::Beginning));
+    let second = Consumer::start(args, options).unwrap();
+    let Input::Revoked { partitions, lost: false, done } = next(&first).await else { panic!("then revoked") };
+    assert_eq!(partitions.len(), 1);
+    (first, second, done)
+}
+
+#[tokio::test]
+async fn a_partition_is_another_members_only_after_its_revocation_was_acknowledged() {
+    let (first, second, done) = contended(&kafka(), PATIENCE).await;
+    // Several heartbeats long.
+    let early = tokio::time::timeout(Duration::from_secs(3), second.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    done.send(());
+    assert!(matches!(next(&second).await, Input::Assigned { .. }));
+    second.close().await;
+    first.close().await;
+}
+
+#[tokio::test]
+async fn a_revocation_that_nobody_acknowledges_goes_on_after_the_timeout() {
+    let (first, second, done) = contended(&kafka(), Duration::from_millis(500)).await;
+    assert!(matches!(next(&second).await, Input::Assigned { .. }));
+    done.send(());
+    second.close().await;
+    first.close().await;
 }

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
 use crate::org::{Identity, Org};
-use crate::until::until;
+use crate::until::{try_until, until};
 
 /// A database and topics of its own, and one of each service on them.
 #[derive(Debug)]
@@ -54,7 +54,9 @@ impl Pipeline {
         let deployment = Deployment::start(options).await.unwrap_or_else(|error| panic!("{error:#}"));
         let (database, connection) = tokio_postgres::connect(deployment.database_url(), NoTls).await.unwrap();
         tokio::spawn(connection);
-        Pipeline { deployment, binaries, database, http: reqwest::Client::new(), orgs: AtomicU32::new(0) }
+        // No connection is kept: one belongs to the runtime of the test that opened it, and tests share a pipeline.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        Pipeline { deployment, binaries, database, http, orgs: AtomicU32::new(0) }
     }
 
     /// A new org with tokens of its own.
@@ -140,12 +142,42 @@ impl Pipeline {
 
     /// Waits until these many raw events are in the ledger; more never come.
     pub async fn until_received(&self, events: i64) {
-        self.until(&format!("{events} raw events are in the ledger"), async || {
-            (self.count("SELECT coalesce(sum(received - duplicates), 0)::bigint FROM sink_ledger").await
-                >= events)
-                .then_some(())
-        })
-        .await;
+        let query = "SELECT coalesce(sum(received - duplicates), 0)::bigint FROM sink_ledger";
+        let arrived = async || (self.count(query).await >= events).then_some(());
+        if try_until(arrived).await.is_none() {
+            let ledger = self
+                .texts(
+                    "SELECT format('%s/%s: %s received, %s duplicates, next %s, next source %s', topic, kpart,
+                                   sum(received), sum(duplicates), max(next_offset), max(next_source))
+                     FROM sink_ledger GROUP BY topic, kpart ORDER BY topic, kpart",
+                )
+                .await;
+            let mut services = String::new();
+            for service in ["enrich", "sink"] {
+                let metrics = self.services().metrics(service).await.unwrap_or_default();
+                metrics
+                    .lines()
+                    .filter(|line| line.contains("_lag") || line.contains("kafka_"))
+                    .for_each(|line| services.push_str(&format!("{service}: {line}\n")));
+            }
+            let raw = std::process::Command::new("kcat")
+                .args([
+                    "-C",
+                    "-b",
+                    self.brokers(),
+                    "-t",
+                    &self.topic("events.raw"),
+                    "-o",
+                    "beginning",
+                    "-e",
+                    "-q",
+                ])
+                .args(["-f", "%p/%o "])
+                .output()
+                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+                .unwrap_or_default();
+            panic!("{events} raw events are not in the ledger:\n{}\n{services}raw: {raw}", ledger.join("\n"));
+        }
     }
 
     /// Rows, identities, counts and ledger agree, and come to `events` in all.

@@ -10,13 +10,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(25);
 ///
 /// # Panics
 /// With `what` when it does not within a minute.
-pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    try_until(condition).await.unwrap_or_else(|| panic!("not within {PATIENCE:?}: {what}"))
+}
+
+/// Asks until the condition returns a value; none when it does not within a minute.
+pub async fn try_until<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {
-            return value;
+            return Some(value);
         }
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        if start.elapsed() >= PATIENCE {
+            return None;
+        }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -80,7 +80,7 @@ async fn times_out_of_range_are_clamped_or_quarantined() {
     assert_eq!(settled(&org, 2, 1).await, ["too_old"]);
     let future = org.get("/v1/events").await;
     let future =
-        future["events"].as_array().unwrap().iter().find(|event| event["message"] == "future").unwrap();
+        future["items"].as_array().unwrap().iter().find(|event| event["message"] == "future").unwrap();
     assert!(future["flags"].to_string().contains("time_clamped"), "{future}");
     assert!(future["attributes"]["original_time"].to_string().contains("2100"), "{future}");
 }

@@ -72,10 +72,10 @@ async fn kcat_publishes_plain_json_to_events_raw() {
     let page = org
         .until("kcat's records are on a page", async || {
             let page = org.get("/v1/events").await;
-            (page["events"].as_array()?.len() == 20).then_some(page)
+            (page["items"].as_array()?.len() == 20).then_some(page)
         })
         .await;
-    for event in page["events"].as_array().unwrap() {
+    for event in page["items"].as_array().unwrap() {
         assert_eq!(event["host"], "db-1");
         assert_eq!(event["src_ip"], "198.51.100.4");
     }

@@ -18,7 +18,7 @@ async fn no_endpoint_shows_another_orgs_data() {
                       "sequence": 1, "time": now});
     alice.push("/v1/findings", "application/json", json!([finding, scan]).to_string()).await;
     let created =
-        alice.send("POST", "/v1/incidents?wait=applied", json!({"title": secret, "severity_id": 4})).await;
+        alice.send("POST", "/v1/incidents?wait=applied", json!({"title": secret, "severity": "high"})).await;
     let id = created["id"].as_str().unwrap().to_owned();
     alice
         .until("alice sees her own data", async || {

@@ -1,17 +1,16 @@
 //! Incidents as the API gives them to an analyst.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::stack::Stack;
 
 /// Titles of the incidents that the sample traffic raises.
-const EXPECTED: [&str; 5] =
-    ["Critical finding", "PII exposed", "SSH brute force", "Web scan", "Web scanner tool"];
+const EXPECTED: [&str; 4] = ["PII exposed", "SSH brute force", "Web scan", "Web scanner tool"];
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where standard output is no terminal.
 const DEFAULT_WIDTH: u16 = 130;
@@ -23,17 +22,24 @@ const LEAST_WIDTH: u16 = 100;
 pub struct Incident {
     title: String,
     severity_id: i32,
+    severity: String,
     status: String,
     event_count: i64,
     first_time: String,
     last_time: String,
-    #[serde(default)]
-    entities: Value,
+    group_key: Vec<Entity>,
+    entities: Vec<Entity>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Entity {
+    name: String,
+    value: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct Page {
-    incidents: Vec<Incident>,
+    items: Vec<Incident>,
 }
 
 /// The first page of the org's incidents.
@@ -43,7 +49,7 @@ pub async fn read(client: &reqwest::Client, stack: &Stack) -> Result<Vec<Inciden
     let answer = request.send().await.and_then(reqwest::Response::error_for_status);
     let page: Page =
         answer.with_context(|| format!("asking {url}"))?.json().await.context("reading a page")?;
-    Ok(page.incidents)
+    Ok(page.items)
 }
 
 /// Expected titles that are not there.
@@ -68,29 +74,16 @@ pub fn table(incidents: &[Incident]) -> Table {
     incidents.sort_by_key(|incident| (std::cmp::Reverse(incident.severity_id), &incident.title));
     for incident in incidents {
         table.add_row([
-            Cell::new(severity(incident.severity_id)),
+            Cell::new(&incident.severity),
             Cell::new(&incident.title),
             Cell::new(&incident.status),
             Cell::new(incident.event_count).set_alignment(CellAlignment::Right),
             Cell::new(time_of_day(&incident.first_time)),
             Cell::new(time_of_day(&incident.last_time)),
-            Cell::new(entities(&incident.entities)),
+            Cell::new(who_and_where(incident)),
         ]);
     }
     table
-}
-
-/// OCSF's names of severity_id.
-fn severity(id: i32) -> &'static str {
-    match id {
-        1 => "informational",
-        2 => "low",
-        3 => "medium",
-        4 => "high",
-        5 => "critical",
-        6 => "fatal",
-        _ => "unknown",
-    }
 }
 
 /// `12:34:56` of an RFC 3339 time.
@@ -98,27 +91,22 @@ fn time_of_day(time: &str) -> &str {
     time.split_once('T').and_then(|(_, time)| time.get(..8)).unwrap_or(time)
 }
 
-/// `host web-1, user root`: an object of values or of lists of values, the first few of each.
-fn entities(entities: &Value) -> String {
+/// `host web-1; user root, ada`: by kind, the first few of each. An incident that names nobody has what it was grouped
+/// by.
+fn who_and_where(Incident { group_key, entities, .. }: &Incident) -> String {
     const SHOWN: usize = 3;
-    let Value::Object(entities) = entities else { return String::new() };
-    let described = entities.iter().filter_map(|(kind, values)| {
-        let values: Vec<&Value> = match values {
-            Value::Array(values) => values.iter().collect(),
-            Value::Null => vec![],
-            value => vec![value],
-        };
-        let mut names: Vec<String> = values.iter().take(SHOWN).map(|value| plain(value)).collect();
-        if values.len() > SHOWN {
-            names.push(format!("{} more", values.len() - SHOWN));
-        }
-        (!names.is_empty()).then(|| format!("{kind} {}", names.join(", ")))
+    let entities = if entities.is_empty() { group_key } else { entities };
+    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Entity { name, value } in entities {
+        kinds.entry(name).or_default().push(value);
+    }
+    let described = kinds.into_iter().map(|(kind, values)| {
+        let more = values.len().saturating_sub(SHOWN);
+        let shown: Vec<&str> = values.into_iter().take(SHOWN).collect();
+        let more = if more > 0 { format!(", {more} more") } else { String::new() };
+        format!("{kind} {}{more}", shown.join(", "))
     });
     described.collect::<Vec<_>>().join("; ")
-}
-
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -129,11 +117,15 @@ mod tests {
         Incident {
             title: title.into(),
             severity_id,
+            severity: format!("severity {severity_id}"),
             status: "open".into(),
             event_count: 12,
             first_time: "2026-01-02T03:04:05.678901Z".into(),
             last_time: "2026-01-02T03:04:59Z".into(),
-            entities: serde_json::json!({"user": ["root", "a", "b", "c", "d"], "host": "bastion", "ip": []}),
+            group_key: vec![Entity { name: "scan_id".into(), value: "scan-7".into() }],
+            entities: [("user", "root"), ("host", "bastion"), ("user", "a"), ("user", "b"), ("user", "c")]
+                .map(|(name, value)| Entity { name: name.into(), value: value.into() })
+                .to_vec(),
         }
     }
 
@@ -141,10 +133,24 @@ mod tests {
     fn the_worst_comes_first_with_times_and_entities_in_short() {
         let text = table(&[incident("Web scan", 3), incident("SSH brute force", 4)]).to_string();
         assert!(text.find("SSH brute force").unwrap() < text.find("Web scan").unwrap(), "{text}");
-        for part in ["high", "medium", "12", "03:04:05", "03:04:59", "host bastion; user root, a, b, 2 more"]
-        {
+        for part in [
+            "severity 4",
+            "severity 3",
+            "12",
+            "03:04:05",
+            "03:04:59",
+            "host bastion; user root, a, b, 1 more",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_incident_that_names_nobody_shows_what_it_was_grouped_by() {
+        assert_eq!(
+            who_and_where(&Incident { entities: vec![], ..incident("PII exposed", 4) }),
+            "scan_id scan-7"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use tidewatch_dev::process::{Launch, Process};
 use tidewatch_dev::{Layout, Scratch};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_postgres::NoTls;
 
 use crate::run_logs::RunLogs;
 use crate::settings::Settings;
@@ -74,11 +75,13 @@ async fn show(stack: &Stack, logs: &Path) -> Result<bool> {
     );
     let loadgen = replay(stack, logs)?;
     let client = reqwest::Client::new();
+    let (ledger, connection) = tokio_postgres::connect(stack.deployment.database_url(), NoTls).await?;
+    tokio::spawn(connection);
     let progress = Progress::start();
     let deadline = Instant::now() + REPLAY_PATIENCE;
     let (found, counts) = loop {
         let found = incidents::read(&client, stack).await?;
-        let counts = Counts::read(stack, found.len()).await;
+        let counts = Counts::read(stack, &ledger, found.len()).await?;
         progress.show(&counts);
         let replayed = match loadgen.exit_status() {
             Some(status) if !status.success() => {

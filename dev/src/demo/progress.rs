@@ -5,16 +5,21 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio_postgres::Client;
 
 use crate::stack::Stack;
+
+const STORED: &str = "SELECT coalesce(sum(stored + quarantined + duplicates), 0)::bigint FROM sink_ledger
+                      WHERE topic IN ('events', 'findings')";
 
 /// How far the sample traffic has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
     /// Events and findings that the broker has acknowledged to ingest.
     acknowledged: u64,
-    /// Rows that the sink has committed, quarantine included.
+    /// Of these, what the sink's ledger has: stored, quarantined or dropped as a repeat.
     stored: u64,
     incidents: usize,
     /// Kafka records not read yet, over all groups.
@@ -22,21 +27,21 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// From the services' metrics. A service that does not answer counts as nothing done.
-    pub async fn read(stack: &Stack, incidents: usize) -> Counts {
+    /// From the services' metrics and the sink's ledger. A service that does not answer counts as nothing done.
+    pub async fn read(stack: &Stack, ledger: &Client, incidents: usize) -> Result<Counts> {
         let services = &stack.deployment.services;
         let mut lag = 0;
         for name in ["enrich", "detect", "correlate", "sink"] {
             lag += sum(&services.metrics(name).await.unwrap_or_default(), "tidewatch_kafka_lag_records");
         }
         let ingest = services.metrics("ingest").await.unwrap_or_default();
-        let sink = services.metrics("sink").await.unwrap_or_default();
-        Counts {
+        let stored: i64 = ledger.query_one(STORED, &[]).await.context("reading the ledger")?.try_get(0)?;
+        Ok(Counts {
             acknowledged: sum(&ingest, "tidewatch_ingest_events_total"),
-            stored: sum(&sink, "tidewatch_sink_rows_total"),
+            stored: u64::try_from(stored)?,
             incidents,
             lag,
-        }
+        })
     }
 
     /// All that was acknowledged is stored, and nothing waits to be read.

@@ -1,4 +1,4 @@
--- The sink's two functions. Both lock rows of sink_partition in key order and are each the last, or the only, message
+-- The sink's functions. The first two lock rows of sink_partition in key order and are each the last, or the only, message
 -- of their transaction, so no row lock is ever held while waiting for a client.
 
 -- Takes partitions over: a new epoch for each, which fences every sink that holds an older one. A partition seen for the
@@ -27,14 +27,14 @@ $$;
 --   TW002  some partitions have this epoch and another position; DETAIL likewise
 -- p_partitions: [{"topic", "kpart", "epoch", "first_offset", "next_offset", "source_topic_id", "first_source",
 --   "next_source", "received", "stored", "quarantined", "duplicates"}], the source columns null for incidents.
--- p_count_*: columns of counts, a row each; hours since 1970.
+-- p_count_*: columns of count_block, a row each; hours since 1970; n as the text of an array of 64.
 -- p_scans: columns of scans and "slot", a row for each scan: the one with the highest sequence.
 -- p_incidents: columns of incidents, whole new states. Their partition is held, so nobody else has changed them.
 -- p_incident_counts: [{"org", "status", "severity_id", "slot", "n"}], n by how much.
 CREATE OR REPLACE FUNCTION sink_commit(
     p_partitions json,
-    p_count_org text[], p_count_hour integer[], p_count_stream text[], p_count_class integer[],
-    p_count_severity integer[], p_count_slot integer[], p_count_n bigint[],
+    p_count_block integer[], p_count_hour integer[], p_count_stream text[], p_count_class integer[],
+    p_count_severity integer[], p_count_slot integer[], p_count_n text[],
     p_scans json, p_incidents json, p_incident_counts json
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -74,12 +74,13 @@ BEGIN
             USING ERRCODE = 'TW002', DETAIL = v_moved::text;
     END IF;
 
-    INSERT INTO counts AS c (org, hour, stream, class_uid, severity_id, slot, n)
-    SELECT d.org, to_timestamp(d.hour * 3600::bigint), d.stream, d.class_uid, d.severity_id, d.slot, d.n
+    INSERT INTO count_block AS c (block, hour, stream, class_uid, severity_id, slot, n)
+    SELECT d.block, to_timestamp(d.hour * 3600::bigint), d.stream, d.class_uid, d.severity_id, d.slot, d.n::bigint[]
     FROM unnest(
-        p_count_org, p_count_hour, p_count_stream, p_count_class, p_count_severity, p_count_slot, p_count_n
-    ) AS d (org, hour, stream, class_uid, severity_id, slot, n)
-    ON CONFLICT (org, hour, stream, class_uid, severity_id, slot) DO UPDATE SET n = c.n + excluded.n;
+        p_count_block, p_count_hour, p_count_stream, p_count_class, p_count_severity, p_count_slot, p_count_n
+    ) AS d (block, hour, stream, class_uid, severity_id, slot, n)
+    ON CONFLICT (block, hour, stream, class_uid, severity_id, slot)
+    DO UPDATE SET n = sink_add(c.n, excluded.n);
 
     -- A scan may be fed from several partitions, thus by several sinks: locked one by one, in key order.
     FOR v_scan IN
@@ -178,4 +179,26 @@ LANGUAGE sql VOLATILE
 AS $$
     INSERT INTO scan_counts AS c (org, state, slot, n) VALUES (p_org, p_state, p_slot, p_n)
     ON CONFLICT (org, state, slot) DO UPDATE SET n = c.n + excluded.n
+$$;
+
+-- Adds two arrays of the same length, place by place.
+CREATE OR REPLACE FUNCTION sink_add(p_a bigint[], p_b bigint[]) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT array_agg(a + b ORDER BY place) FROM unnest(p_a, p_b) WITH ORDINALITY AS pairs (a, b, place)
+$$;
+
+-- The numbers of orgs in count_org, given to those that have none. In a transaction of its own, before any rows: a number
+-- that nothing is counted under does no harm.
+CREATE OR REPLACE FUNCTION sink_org_numbers(p_orgs text[]) RETURNS TABLE (org text, number integer)
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    INSERT INTO count_org (org)
+    SELECT wanted FROM unnest(p_orgs) AS wanted
+    WHERE NOT EXISTS (SELECT FROM count_org known WHERE known.org = wanted)
+    ORDER BY wanted
+    ON CONFLICT ON CONSTRAINT count_org_pkey DO NOTHING;
+    RETURN QUERY SELECT known.org, known.number FROM count_org known WHERE known.org = ANY (p_orgs);
+END
 $$;

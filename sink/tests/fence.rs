@@ -61,8 +61,6 @@ async fn without_the_check_the_older_epoch_would_write() {
 async fn a_commit_whose_end_was_not_seen_is_found_out_and_not_repeated() {
     let database = Database::new().await;
     let mut sink = Sink::taking(&database, &[events(0)]).await;
-    // The connection is cut off right after the commit: a trigger on the ledger, deferred to the very end, has another
-    // session terminate this one after it is done.
     sink.feed(events(0), plain_record(0, 0, 10));
     sink.commit().await;
     sink.feed(events(0), plain_record(0, 1, 10));

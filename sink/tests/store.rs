@@ -45,6 +45,33 @@ async fn a_batch_is_stored_with_counts_ledger_and_position() {
 }
 
 #[tokio::test]
+async fn every_org_has_its_own_counts() {
+    let database = Database::new().await;
+    let names: Vec<&'static str> = (0..200).map(|org| &*format!("org-{org}").leak()).collect();
+    let mut sinks = Vec::new();
+    for partition in 0..2 {
+        sinks.push(Sink::taking(&database, &[events(partition), findings(partition)]).await);
+    }
+    for round in 0..3i64 {
+        for (partition, sink) in sinks.iter_mut().enumerate() {
+            let partition = partition as i32;
+            // Each round brings new orgs, and each sink some that the other one has.
+            let of_round = |index: i32| {
+                names[(index as usize * 7 + partition as usize * 20) % (50 + round as usize * 50)]
+            };
+            let batch = (0..400).map(|index| event(of_round(index), index)).collect();
+            sink.feed(events(partition), event_record(source(partition, round), batch, vec![]));
+            let batch = (0..50).map(|index| finding(of_round(index), index)).collect();
+            sink.feed(findings(partition), finding_record(source(partition, round), batch, vec![]));
+            sink.commit().await;
+        }
+    }
+    database.assert_consistent().await;
+    assert_eq!(database.number("SELECT count(DISTINCT org) FROM counts").await, 150);
+    assert_eq!(database.number("SELECT count(DISTINCT block) FROM count_block").await, 3);
+}
+
+#[tokio::test]
 async fn repeats_are_counted_and_not_stored_again() {
     let database = Database::new().await;
     let mut sink = Sink::taking(&database, &[events(0)]).await;

@@ -8,11 +8,11 @@ use schemas::Stream;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::blocks::{BLOCK_ORGS, BlockKey, Blocks};
 use crate::batch::Batch;
 use crate::incidents::Work;
 use crate::position::{PartitionKey, Topic};
 use crate::prepare::Prepared;
-use crate::prepare::counts::Group;
 
 /// Epoch under which each partition is held.
 pub type Epochs = BTreeMap<PartitionKey, i64>;
@@ -34,12 +34,19 @@ struct PartitionRow {
     duplicates: i64,
 }
 
-/// Writes the message. `work` is what the batch's incident changes came to, where it has any.
-pub fn message(batch: &Batch, prepared: &Prepared, work: Option<&Work>, epochs: &Epochs) -> String {
+/// Writes the message. `blocks` are the batch's counts, `work` what its incident
+/// changes came to, where it has any.
+pub fn message(
+    batch: &Batch,
+    prepared: &Prepared,
+    blocks: &Blocks,
+    work: Option<&Work>,
+    epochs: &Epochs,
+) -> String {
     let mut sql = String::with_capacity(4096);
     sql.push_str("SELECT sink_commit(");
     json(&mut sql, &partitions(batch, prepared, epochs));
-    counts(&mut sql, batch, prepared);
+    counts(&mut sql, batch, blocks);
     sql.push_str(", ");
     json(&mut sql, &prepared.scans.rows());
     sql.push_str(", ");
@@ -73,25 +80,27 @@ fn partitions(batch: &Batch, prepared: &Prepared, epochs: &Epochs) -> Vec<Partit
     rows.collect()
 }
 
-/// The seven columns of counts, in the order of the primary key.
-fn counts(sql: &mut String, batch: &Batch, prepared: &Prepared) {
-    let org = |group: &Group| prepared.org_names.get(group.org as usize).map_or("", |name| name);
-    let mut rows: Vec<&(Group, i64)> = prepared.counts.rows().collect();
-    rows.sort_unstable_by(|(a, _), (b, _)| {
-        let rest = |group: &Group| (group.hour, group.stream, group.class_uid, group.severity_id);
-        (org(a), rest(a)).cmp(&(org(b), rest(b)))
+/// The seven columns of count_block, in the order of its primary key.
+fn counts(sql: &mut String, batch: &Batch, blocks: &Blocks) {
+    let slots = [slot(batch, Stream::Events), slot(batch, Stream::Findings)];
+    let slot = |key: &BlockKey| if key.stream == Stream::Events { slots[0] } else { slots[1] };
+    array(sql, blocks, |sql, key, _| number(sql, key.block));
+    array(sql, blocks, |sql, key, _| number(sql, key.hour));
+    // Names of streams are of characters that an array's text needs no quotes for.
+    array(sql, blocks, |sql, key, _| sql.push_str(key.stream.name()));
+    array(sql, blocks, |sql, key, _| number(sql, key.class_uid));
+    array(sql, blocks, |sql, key, _| number(sql, key.severity_id));
+    array(sql, blocks, |sql, key, _| number(sql, slot(key)));
+    array(sql, blocks, |sql, _, n| {
+        sql.push_str("\"{");
+        for (place, n) in n.iter().enumerate() {
+            if place > 0 {
+                sql.push(',');
+            }
+            number(sql, n);
+        }
+        sql.push_str("}\"");
     });
-    let slot = |stream| slot(batch, stream);
-    let slots = [slot(Stream::Events), slot(Stream::Findings)];
-    let slot = |group: &Group| if group.stream == Stream::Events { slots[0] } else { slots[1] };
-    // Org ids and stream names are of characters that an array's text needs no quotes for.
-    array(sql, &rows, |sql, (group, _)| sql.push_str(org(group)));
-    array(sql, &rows, |sql, (group, _)| number(sql, group.hour));
-    array(sql, &rows, |sql, (group, _)| sql.push_str(group.stream.name()));
-    array(sql, &rows, |sql, (group, _)| number(sql, group.class_uid));
-    array(sql, &rows, |sql, (group, _)| number(sql, group.severity_id));
-    array(sql, &rows, |sql, (group, _)| number(sql, slot(group)));
-    array(sql, &rows, |sql, (_, n)| number(sql, n));
 }
 
 /// The partition under which a stream's rows are counted: the lowest in the transaction. This transaction holds it, so
@@ -101,13 +110,13 @@ fn slot(batch: &Batch, stream: Stream) -> i32 {
     batch.ranges().keys().filter(|key| key.topic == topic).map(|key| key.partition).min().unwrap_or(0)
 }
 
-fn array(sql: &mut String, rows: &[&(Group, i64)], write: impl Fn(&mut String, &(Group, i64))) {
+fn array(sql: &mut String, blocks: &Blocks, write: impl Fn(&mut String, &BlockKey, &[i64; BLOCK_ORGS])) {
     sql.push_str(", '{");
-    for (at, row) in rows.iter().enumerate() {
+    for (at, (key, n)) in blocks.iter().enumerate() {
         if at > 0 {
             sql.push(',');
         }
-        write(sql, row);
+        write(sql, key, n);
     }
     sql.push_str("}'");
 }

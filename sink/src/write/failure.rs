@@ -42,7 +42,13 @@ impl Failure {
             };
         };
         match db.code().code() {
-            FENCED => return Failure::Fenced(named(db.detail().unwrap_or_default())),
+            FENCED => {
+                let partitions = named(db.detail().unwrap_or_default());
+                if partitions.is_empty() {
+                    return Failure::Fatal(format!("sink_commit names no partition: {}", db.message()));
+                }
+                return Failure::Fenced(partitions);
+            }
             MOVED => {
                 return Failure::Fatal(format!(
                     "{}: {}; somebody changed sink_partition, or a commit is lost: compare it with sink_ledger",

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod bisect;
+mod blocks;
 mod closing;
 mod failure;
 mod session;
@@ -23,6 +24,7 @@ use crate::prepare::{Prepared, Tally, set_aside};
 pub use acquire::{Held, acquire};
 use acquire::{Settled, settle};
 use bisect::Budget;
+use blocks::OrgNumbers;
 pub use closing::Epochs;
 use failure::Failure;
 pub use session::settings;
@@ -68,12 +70,22 @@ pub struct Writer {
     /// The last transaction may have been committed or not.
     in_doubt: bool,
     budget: Budget,
+    org_numbers: OrgNumbers,
 }
 
 impl Writer {
     /// Connects when there is something to write. The dependencies are reported on.
     pub fn new(url: DatabaseUrl, postgres: Dependency, schema: Dependency, shutdown: Shutdown) -> Self {
-        Self { url, postgres, schema, shutdown, session: None, in_doubt: false, budget: Budget::default() }
+        Self {
+            url,
+            postgres,
+            schema,
+            shutdown,
+            session: None,
+            in_doubt: false,
+            budget: Budget::default(),
+            org_numbers: OrgNumbers::default(),
+        }
     }
 
     /// Writes a batch.
@@ -167,7 +179,9 @@ impl Writer {
             }
         }
         self.postgres.up();
-        transaction(session, work, careful, &mut self.budget).await?;
+        let learnt = self.org_numbers.learn(session.client(), session.org_numbers(), &work.prepared).await;
+        learnt.map_err(|error| Failure::of(&error))?;
+        transaction(session, work, careful, &mut self.budget, &self.org_numbers).await?;
         self.schema.up();
         Ok(Written::Committed)
     }
@@ -186,6 +200,7 @@ async fn transaction(
     work: &mut Work,
     careful: bool,
     budget: &mut Budget,
+    org_numbers: &OrgNumbers,
 ) -> Result<(), Failure> {
     let planned = Planned::at(Micros::now());
     session.execute("BEGIN").await.map_err(|error| Failure::of(&error))?;
@@ -212,7 +227,9 @@ async fn transaction(
         copy(session, Target::Audit, Bytes::from(rows)).await?;
     }
 
-    let message = closing::message(&work.batch, &work.prepared, changes.as_ref(), &work.epochs);
+    let blocks = org_numbers.blocks(&work.prepared);
+    let blocks = blocks.ok_or_else(|| Failure::Fatal("sink_org_numbers left out an org".into()))?;
+    let message = closing::message(&work.batch, &work.prepared, &blocks, changes.as_ref(), &work.epochs);
     let started = Instant::now();
     session.execute(&message).await.map_err(|error| match Failure::of(&error) {
         Failure::Data => Failure::Fatal(format!("sink_commit: {}", postgres::describe(&error))),

@@ -7,6 +7,7 @@ use futures::SinkExt;
 use postgres::{ConnectError, DatabaseUrl};
 use tokio_postgres::{Client, Error, Statement};
 
+use super::blocks;
 use crate::encode::{HEADER, TRAILER, audit, event, finding, quarantine};
 use crate::incidents;
 
@@ -52,6 +53,7 @@ pub struct Session {
     quarantine: Statement,
     audit: Statement,
     load_incidents: Statement,
+    org_numbers: Statement,
 }
 
 /// A session could not be opened.
@@ -76,14 +78,15 @@ impl Session {
         client
             .batch_execute("SET standard_conforming_strings = on; SET jit = off; SET TimeZone = 'UTC'")
             .await?;
-        let (events, findings, quarantine, audit, load_incidents) = tokio::try_join!(
+        let (events, findings, quarantine, audit, load_incidents, org_numbers) = tokio::try_join!(
             client.prepare(event::COPY),
             client.prepare(finding::COPY),
             client.prepare(quarantine::COPY),
             client.prepare(audit::COPY),
             client.prepare(incidents::LOAD),
+            client.prepare(blocks::NUMBERS),
         )?;
-        Ok(Self { client, events, findings, quarantine, audit, load_incidents })
+        Ok(Self { client, events, findings, quarantine, audit, load_incidents, org_numbers })
     }
 
     /// The connection.
@@ -94,6 +97,11 @@ impl Session {
     /// [`incidents::LOAD`], prepared.
     pub fn load_incidents(&self) -> &Statement {
         &self.load_incidents
+    }
+
+    /// [`blocks::NUMBERS`], prepared.
+    pub fn org_numbers(&self) -> &Statement {
+        &self.org_numbers
     }
 
     /// Runs commands that return nothing.

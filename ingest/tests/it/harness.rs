@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use kafka::{Admin, Consumer, ConsumerOptions, Input, KafkaArgs, Start, StartAt, TopicSpec};
+use nix::sys::signal::Signal;
 use postgres::{Client, DatabaseUrl};
 use reqwest::{RequestBuilder, Response};
 use schemas::{RawBatch, Stream};
@@ -363,9 +364,9 @@ impl Process {
         process
     }
 
-    pub fn terminate(&self) {
+    pub fn signal(&self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 }
 

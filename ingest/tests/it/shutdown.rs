@@ -1,14 +1,17 @@
-//! SIGTERM under load.
+//! The end of the process under load.
 
 use std::collections::HashSet;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::harness::{Process, World, until};
 
-#[tokio::test]
-async fn sigterm_under_load_loses_nothing_acknowledged() {
+/// Ends a process in the middle of pushes; how it ended, once everything it had acknowledged has been found.
+async fn nothing_acknowledged_is_lost_by(signal: Signal) -> ExitStatus {
     let world = World::new().await;
     let mut process = Process::start(&world).await;
     let acknowledged = Arc::new(AtomicUsize::new(0));
@@ -40,7 +43,7 @@ async fn sigterm_under_load_loses_nothing_acknowledged() {
         .collect();
     until("the load is under way", async || acknowledged.load(Ordering::Relaxed) >= 200).await;
     let stopping = Instant::now();
-    process.terminate();
+    process.signal(signal);
     let mut pushed = HashSet::new();
     for client in clients {
         pushed.extend(client.await.unwrap());
@@ -51,10 +54,20 @@ async fn sigterm_under_load_loses_nothing_acknowledged() {
         status.is_some()
     })
     .await;
-    assert_eq!(status.unwrap().code(), Some(0));
     assert!(stopping.elapsed() < Duration::from_secs(10), "{:?}", stopping.elapsed());
     let arrived: HashSet<_> = world.texts().await.into_iter().collect();
     assert!(pushed.len() >= 200 * 50);
     let lost: Vec<_> = pushed.difference(&arrived).collect();
     assert!(lost.is_empty(), "{} events were acknowledged and are lost: {lost:?}", lost.len());
+    status.unwrap()
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_loses_nothing_acknowledged() {
+    assert_eq!(nothing_acknowledged_is_lost_by(Signal::SIGTERM).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigkill_loses_nothing_acknowledged() {
+    assert_eq!(nothing_acknowledged_is_lost_by(Signal::SIGKILL).await.code(), None);
 }

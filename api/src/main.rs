@@ -1,3 +1,7 @@
 //! Starts `tidewatch-api`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main::<tidewatch_api::Config, _, _>("tidewatch-api", tidewatch_api::run)
+}

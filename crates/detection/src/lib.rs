@@ -7,6 +7,7 @@
 mod attributes;
 mod columns;
 mod correlate;
+mod directory;
 mod engine;
 mod load;
 mod route;
@@ -20,6 +21,7 @@ mod view;
 pub use correlate::{
     ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, MAX_ENTITIES, When,
 };
+pub use directory::{Directory, OpenError};
 pub use load::{Defect, Loaded, fingerprint, load, load_documents};
 pub use rule::{Correlation, Detection, LogSource, MAX_THRESHOLD, MAX_TIMESPAN, Meta};
 pub use rules::Rules;

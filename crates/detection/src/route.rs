@@ -48,11 +48,10 @@ impl Routes {
     pub(crate) fn new(logsources: &[LogSource], taxonomy: &Taxonomy, fields: &mut Fields) -> Self {
         let entries = &taxonomy.sources;
         let classes: BTreeSet<i32> = entries.iter().filter_map(|entry| entry.class_uid).collect();
+        // Entries without a source type are for the sources that have none of their own.
         let by_class = |source: Option<&str>| {
-            let of_source: Vec<&SourceEntry> = entries
-                .iter()
-                .filter(|entry| entry.source_type.is_none() || entry.source_type.as_deref() == source)
-                .collect();
+            let of_source: Vec<&SourceEntry> =
+                entries.iter().filter(|entry| entry.source_type.as_deref() == source).collect();
             let target = |class: Option<i32>| {
                 let fitting: Vec<&SourceEntry> = of_source
                     .iter()
@@ -152,5 +151,87 @@ impl Target {
             }
         }
         if channels.is_empty() { Self::Rules(other) } else { Self::Channels { channels, other } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rstest::rstest;
+    use schemas::{Event, Micros};
+
+    use crate::{Subject, Taxonomy, load_documents};
+
+    const RULES: [(&str, &str); 7] = [
+        ("1-any", "{}"),
+        ("2-ssh", "{product: linux, service: sshd}"),
+        ("3-process", "{category: process_creation, product: windows}"),
+        ("4-security", "{product: windows, service: security}"),
+        ("5-windows", "{product: windows}"),
+        ("6-web", "{category: webserver}"),
+        ("7-login", "{category: authentication}"),
+    ];
+
+    fn candidates(source_type: &str, class_uid: i32, attributes: &str) -> Vec<String> {
+        let rule = |(id, logsource): (&str, &str)| {
+            format!(
+                "title: x\nid: {id}\nlogsource: {logsource}\ndetection: {{s: {{a: b}}, condition: s}}\n---\n"
+            )
+        };
+        let text: String = RULES.into_iter().map(rule).collect();
+        let loaded = load_documents(Path::new("x.yml"), &text, &Taxonomy::shipped().unwrap());
+        assert_eq!(loaded.defects, []);
+        let event = Event {
+            index: 0,
+            time: Micros(0),
+            received_at: Micros(0),
+            org: "demo".into(),
+            class_uid,
+            activity_id: 0,
+            severity_id: 0,
+            host: None,
+            user: None,
+            src_ip: None,
+            dst_ip: None,
+            src_port: None,
+            dst_port: None,
+            source_type: source_type.into(),
+            message: None,
+            repeat: 1,
+            labels: vec![],
+            attributes: Some(attributes.into()),
+            flags: 0,
+            event_uid: None,
+        };
+        let view = loaded.rules.view(Subject::Event(&event));
+        let found = loaded.rules.candidates(&view);
+        found.iter().map(|&index| loaded.rules.detections()[index as usize].meta.id.clone()).collect()
+    }
+
+    const SYSMON: &str = "Microsoft-Windows-Sysmon/Operational";
+
+    #[rstest]
+    #[case("json", 4001, "", &["1-any"])]
+    #[case("billing", 0, "", &["1-any"])]
+    #[case("json", 4002, "", &["1-any", "6-web"])]
+    #[case("json", 3002, "", &["1-any", "7-login"])]
+    #[case("json", 1007, "", &["1-any", "3-process"])]
+    #[case("sshd", 3002, "", &["1-any", "2-ssh", "7-login"])]
+    #[case("web_access", 4002, "", &["1-any", "6-web"])]
+    #[case("windows", 1007, &format!(r#"{{"Channel":"{SYSMON}","EventID":1}}"#), &["1-any", "3-process", "5-windows"])]
+    #[case("windows", 1007, &format!(r#"{{"Channel":"{SYSMON}","EventID":"1"}}"#), &["1-any", "3-process", "5-windows"])]
+    #[case("windows", 1007, &format!(r#"{{"Channel":"{SYSMON}","EventID":5}}"#), &["1-any", "5-windows"])]
+    #[case("windows", 1007, r#"{"Channel":"SECURITY","EventID":4688}"#, &["1-any", "3-process", "4-security", "5-windows"])]
+    #[case("windows", 3002, r#"{"Channel":"Security","EventID":4624}"#, &["1-any", "4-security", "5-windows", "7-login"])]
+    #[case("windows", 0, r#"{"Channel":"Some-Driver","EventID":1}"#, &["1-any", "5-windows"])]
+    #[case("windows", 0, "{}", &["1-any", "5-windows"])]
+    fn an_event_meets_the_rules_of_its_log_source_and_no_others(
+        #[case] source_type: &str,
+        #[case] class_uid: i32,
+        #[case] attributes: &str,
+        #[case] expected: &[&str],
+    ) {
+        assert_eq!(candidates(source_type, class_uid, attributes), expected);
     }
 }

@@ -156,6 +156,11 @@ impl Rules {
             .filter(move |rule| rule.matcher.matches(event))
     }
 
+    #[cfg(test)]
+    pub(crate) fn candidates(&self, event: &View<'_>) -> &[u32] {
+        self.routes.candidates(event)
+    }
+
     pub(crate) fn known(&self, id: &str) -> Option<Known<'_>> {
         match self.by_id.get(id)? {
             RuleRef::Detection(index) => self.detections.get(*index).map(|rule| Known::Alert(&rule.meta)),

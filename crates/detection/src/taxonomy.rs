@@ -29,7 +29,7 @@ pub struct Taxonomy {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceEntry {
-    /// `source_type` of the events; any where absent.
+    /// `source_type` of the events; absent for those of source types that no entry names.
     pub source_type: Option<String>,
     /// Their class; any where absent.
     pub class_uid: Option<i32>,

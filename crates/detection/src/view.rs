@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use ahash::AHashMap;
 use schemas::{Event, Finding};
 
-use crate::attributes::Attributes;
+use crate::attributes::{self, Attributes, NameId, Names};
 use crate::columns::{Column, FINDING};
 use crate::taxonomy::Taxonomy;
 use crate::value::Value;
@@ -19,8 +19,8 @@ pub struct FieldId(u32);
 #[derive(Debug, Clone, PartialEq)]
 enum Place {
     Column(Column),
-    Attribute(Box<str>),
-    Path(Box<[Box<str>]>),
+    Attribute(NameId),
+    Path(NameId, Vec<Box<str>>),
 }
 
 /// The field names that a set of rules uses, each with the places its value may stand in, best first.
@@ -28,6 +28,7 @@ enum Place {
 pub struct Fields {
     ids: AHashMap<Box<str>, FieldId>,
     places: Vec<Box<[Place]>>,
+    attributes: Names,
 }
 
 impl Fields {
@@ -38,9 +39,9 @@ impl Fields {
             return id;
         }
         let mut places = Vec::new();
-        add_places(name, &mut places);
+        self.add_places(name, &mut places);
         for alias in taxonomy.aliases(name) {
-            add_places(alias, &mut places);
+            self.add_places(alias, &mut places);
         }
         let id = FieldId(u32::try_from(self.places.len()).unwrap_or(u32::MAX));
         self.places.push(places.into());
@@ -53,23 +54,21 @@ impl Fields {
         self.ids.get(name).copied()
     }
 
+    fn add_places(&mut self, name: &str, places: &mut Vec<Place>) {
+        let mut add = |place: Option<Place>| {
+            if let Some(place) = place.filter(|place| !places.contains(place)) {
+                places.push(place);
+            }
+        };
+        add(Column::from_name(name).map(Place::Column));
+        add(self.attributes.intern(name).map(Place::Attribute));
+        if let Some((first, steps)) = attributes::split_path(name) {
+            add(self.attributes.intern(first).map(|first| Place::Path(first, steps)));
+        }
+    }
+
     fn places(&self, field: FieldId) -> &[Place] {
         self.places.get(field.0 as usize).map_or(&[], |places| places)
-    }
-}
-
-fn add_places(name: &str, places: &mut Vec<Place>) {
-    let mut add = |place: Place| {
-        if !places.contains(&place) {
-            places.push(place);
-        }
-    };
-    if let Some(column) = Column::from_name(name) {
-        add(Place::Column(column));
-    }
-    add(Place::Attribute(name.into()));
-    if name.contains('.') {
-        add(Place::Path(name.split('.').map(Box::from).collect()));
     }
 }
 
@@ -134,15 +133,15 @@ impl<'a> View<'a> {
     }
 
     fn attributes(&self) -> &Attributes<'a> {
-        self.attributes.get_or_init(|| Attributes::parse(self.subject.attributes()))
+        self.attributes.get_or_init(|| Attributes::parse(self.subject.attributes(), &self.fields.attributes))
     }
 
     /// The field's value; none where the event does not have it.
     pub fn get(&self, field: FieldId) -> Option<Value<'_>> {
         self.fields.places(field).iter().find_map(|place| match place {
             Place::Column(column) => self.subject.column(*column),
-            Place::Attribute(name) => self.attributes().get(name).map(Value::reborrow),
-            Place::Path(steps) => self.attributes().path(steps).map(Value::reborrow),
+            Place::Attribute(name) => self.attributes().get(*name).map(Value::reborrow),
+            Place::Path(name, steps) => self.attributes().path(*name, steps).map(Value::reborrow),
         })
     }
 
@@ -155,8 +154,8 @@ impl<'a> View<'a> {
     pub fn text(&self, field: FieldId) -> Option<Cow<'a, str>> {
         self.fields.places(field).iter().find_map(|place| match place {
             Place::Column(column) => self.subject.column(*column).and_then(|value| value.text()),
-            Place::Attribute(name) => self.attributes().get(name).and_then(Value::text),
-            Place::Path(steps) => self.attributes().path(steps).and_then(Value::text),
+            Place::Attribute(name) => self.attributes().get(*name).and_then(Value::text),
+            Place::Path(name, steps) => self.attributes().path(*name, steps).and_then(Value::text),
         })
     }
 
@@ -166,6 +165,6 @@ impl<'a> View<'a> {
             Subject::Event(event) => event.message.as_deref(),
             Subject::Finding(finding) => finding.message.as_deref(),
         };
-        message.is_some_and(&mut *visit) || self.attributes().any_string(visit)
+        message.is_some_and(&mut *visit) || attributes::any_string(self.subject.attributes(), visit)
     }
 }

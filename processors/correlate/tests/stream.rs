@@ -15,7 +15,7 @@ use tidewatch_correlate::{Config, run};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const RULES: &str = "\
 title: Failed login
 id: failed
@@ -270,4 +270,26 @@ fn write_at_once(path: &Path, text: &str) {
     let staged = path.with_extension("staged");
     std::fs::write(&staged, text).unwrap();
     std::fs::rename(staged, path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_waits_for_kafka_saying_so_and_stops_when_asked_to() {
+    let rules = tempfile::tempdir().unwrap();
+    // Nothing listens on port 1.
+    let kafka = KafkaArgs::new("127.0.0.1:1");
+    let config = Config { kafka, rules: rules.path().to_owned(), service: service::ServiceArgs::default() };
+    let service = Service::start(config);
+    let told = async {
+        loop {
+            let report = service.context.health.report(false);
+            let detail = report.dependencies.iter().find(|found| found.name == "kafka");
+            if detail.and_then(|found| found.detail.clone()).is_some_and(|detail| detail != "starting") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    assert!(!service.context.health.is_ready());
+    service.stop().await;
 }

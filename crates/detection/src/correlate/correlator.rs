@@ -23,8 +23,10 @@ const SEEN_UIDS: usize = 1 << 14;
 pub struct Applied {
     /// Signals that counted.
     pub counted: u64,
-    /// Signals of events that had been counted before.
-    pub repeated: u64,
+    /// Signals of a raw record that was seen before.
+    pub replayed: u64,
+    /// Signals of an event that was counted before, under another raw record: a client's retry.
+    pub retried: u64,
     /// Signals too late for the state of their group.
     pub late: u64,
     /// Signals for rules that are not there.
@@ -95,6 +97,15 @@ impl Correlator {
         !self.changed.is_empty()
     }
 
+    /// Ids of rules that signals of the batch are for and that are not there.
+    pub fn missing<'b>(&'b self, batch: &'b SignalBatch<'_>) -> impl Iterator<Item = &'b str> {
+        let ids = batch
+            .signals
+            .iter()
+            .map(|signal| signal.correlation_id.as_deref().unwrap_or(signal.base_rule_id.as_ref()));
+        ids.filter(|id| self.rules.known(id).is_none())
+    }
+
     /// Takes in a batch that was appended to the log at `appended_ms`.
     pub fn apply(&mut self, batch: &SignalBatch<'_>, appended_ms: i64) -> Applied {
         let mut applied = Applied::default();
@@ -105,7 +116,7 @@ impl Correlator {
         let source = &batch.source;
         let mark = self.high_water.entry((stream, source.topic_id, source.partition)).or_insert(i64::MIN);
         if source.offset <= *mark {
-            applied.repeated = batch.signals.len() as u64;
+            applied.replayed = batch.signals.len() as u64;
             return applied;
         }
         *mark = source.offset;
@@ -118,7 +129,7 @@ impl Correlator {
                     applied.fired += u64::from(fired);
                 }
                 Some(Outcome::Loose) => applied.counted += 1,
-                Some(Outcome::Repeat) => applied.repeated += 1,
+                Some(Outcome::Repeat) => applied.retried += 1,
                 Some(Outcome::Late) => applied.late += 1,
                 None => applied.unknown += 1,
             }

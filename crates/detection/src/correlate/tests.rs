@@ -330,7 +330,7 @@ fn a_repeat_of_a_source_record_is_dropped() {
     let events = burst(2, 1);
     let first = batch(0, events.iter().enumerate().map(|(n, event)| numbered(n, event)).collect());
     assert_eq!(correlator.apply(&first, 0).counted, 2);
-    assert_eq!(correlator.apply(&first, 0).repeated, 2);
+    assert_eq!(correlator.apply(&first, 0).replayed, 2);
     let mut incidents = 0;
     correlator.publish(When::Changed, Micros(0), &mut |_| incidents += 1);
     assert_eq!(incidents, 0);
@@ -356,7 +356,7 @@ fn a_clients_retry_counts_once() {
             .map(|(n, event)| Signal { event_uid: uid(n), ..numbered(n, event) })
             .collect();
         let applied = correlator.apply(&batch(number, signals), 0);
-        assert_eq!(applied.repeated, if number == 0 { 0 } else { 2 });
+        assert_eq!(applied.retried, if number == 0 { 0 } else { 2 });
     }
     correlator.publish(When::Changed, Micros(0), &mut |change| panic!("{change:?}"));
 }

@@ -1,4 +1,5 @@
 //! Our codec and `apache-avro` read and write the same bytes, for every record and any value.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -24,8 +24,8 @@ fn rules() -> Arc<Rules> {
 fn payload(first: usize, groups: usize) -> Vec<u8> {
     let pair = |name: &'static str, value: String| Pair { name: name.into(), value: value.into() };
     let signal = |n: usize| {
-        let address =
-            format!("100.{}.{}.{}", (n % groups) >> 16 & 255, (n % groups) >> 8 & 255, n % groups & 255);
+        let group = n % groups;
+        let address = format!("100.{}.{}.{}", (group >> 16) & 255, (group >> 8) & 255, group & 255);
         Signal {
             index: i32::try_from(n - first).unwrap(),
             org: "demo".into(),

@@ -56,24 +56,43 @@ enum Names {
     Many(Vec<String>),
 }
 
+/// How a name that a rule asks for fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    NotAsked,
+    Named,
+    Any,
+    No,
+}
+
 impl Names {
-    fn admit(&self, wanted: Option<&String>) -> bool {
-        let Some(wanted) = wanted else { return true };
-        let fits = |name: &String| name == wanted || name == "any";
-        match self {
-            Self::None => false,
-            Self::One(name) => fits(name),
-            Self::Many(names) => names.iter().any(fits),
+    fn fit(&self, wanted: Option<&String>) -> Fit {
+        let Some(wanted) = wanted else { return Fit::NotAsked };
+        let names = match self {
+            Self::None => &[],
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names.as_slice(),
+        };
+        if names.contains(wanted) {
+            Fit::Named
+        } else if names.iter().any(|name| name == "any") {
+            Fit::Any
+        } else {
+            Fit::No
         }
     }
 }
 
 impl SourceEntry {
-    /// Whether a rule for `logsource` applies to these events: every part it names is among the entry's.
+    /// Whether a rule for `logsource` applies to these events: every part it names is among the entry's, one of them
+    /// by name.
     pub(crate) fn admits(&self, logsource: &LogSource) -> bool {
-        self.product.admit(logsource.product.as_ref())
-            && self.category.admit(logsource.category.as_ref())
-            && self.service.admit(logsource.service.as_ref())
+        let fits = [
+            self.product.fit(logsource.product.as_ref()),
+            self.category.fit(logsource.category.as_ref()),
+            self.service.fit(logsource.service.as_ref()),
+        ];
+        !fits.contains(&Fit::No) && fits.contains(&Fit::Named)
     }
 }
 
@@ -131,9 +150,9 @@ mod tests {
             taxonomy.sources.iter().map(|entry| entry.admits(&source)).collect::<Vec<_>>()
         };
         assert_eq!(admits(rule(Some("linux"), None, Some("sshd"))), [true, false]);
-        assert_eq!(admits(rule(Some("linux"), None, None)), [true, true]);
+        assert_eq!(admits(rule(Some("linux"), None, None)), [true, false]);
         assert_eq!(admits(rule(Some("windows"), Some("process_creation"), None)), [false, true]);
         assert_eq!(admits(rule(Some("linux"), None, Some("cron"))), [false, false]);
-        assert_eq!(admits(rule(None, None, None)), [true, true]);
+        assert_eq!(admits(rule(None, None, None)), [false, false]);
     }
 }

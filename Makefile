@@ -7,7 +7,7 @@ TIDEWATCH := $(RELEASE)/tidewatch
 CARGO_BUILD := cargo build --release --workspace --bins --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test lint build
+.PHONY: help demo up down status test lint build bench
 
 help: ## this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -38,3 +38,7 @@ lint: ## formatting and clippy, warnings denied
 test: lint ## lint, then every test, on a private Kafka and Postgres
 	$(CARGO_BUILD)
 	$(TIDEWATCH) with-stack -- cargo test --release --workspace --locked
+
+bench: build ## throughput and latency of the whole system on this machine
+	$(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-bench throughput
+	$(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-bench latency

@@ -177,7 +177,7 @@ pub async fn count(db: &Client, org: &str, of: Counted, n: i64) {
          FROM count_org WHERE org = $1
          ON CONFLICT (block, hour, stream, class_uid, severity_id, slot) DO UPDATE
          SET n = (SELECT array_agg(a + b ORDER BY place)
-                  FROM unnest(c.n, excluded.n) WITH ORDINALITY AS both (a, b, place))",
+                  FROM unnest(c.n, excluded.n) WITH ORDINALITY AS pair (a, b, place))",
         &[&org, &of.hours_ago, &of.stream, &of.class_uid, &of.severity_id, &of.slot, &n],
     )
     .await

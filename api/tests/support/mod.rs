@@ -172,7 +172,7 @@ pub async fn count(db: &Client, org: &str, of: Counted, n: i64) {
     db.execute(
         "INSERT INTO count_block AS c
          SELECT number / 64, date_trunc('hour', now()) - make_interval(hours => $2), $3, $4, $5, $6,
-                (SELECT array_agg(CASE WHEN place = number % 64 THEN $7 ELSE 0 END ORDER BY place)
+                (SELECT array_agg(CASE WHEN place = number % 64 THEN $7::bigint ELSE 0 END ORDER BY place)
                  FROM generate_series(0, 63) AS place)
          FROM count_org WHERE org = $1
          ON CONFLICT (block, hour, stream, class_uid, severity_id, slot) DO UPDATE

@@ -136,8 +136,10 @@ async fn what_is_in_the_topics_comes_into_the_tables() {
 
     let admin = Admin::new(&topics.args).unwrap();
     let at = TopicPartition { topic: topics.args.topic("events").into(), partition: 0 };
-    let shown =
-        admin.committed(&topics.args.group("tidewatch-sink"), std::slice::from_ref(&at)).await.unwrap();
+    let shown = admin
+        .committed(&topics.args.group("tidewatch-sink-events"), std::slice::from_ref(&at))
+        .await
+        .unwrap();
     assert_eq!(shown, [(at, Some(50))]);
 }
 

@@ -12,6 +12,10 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// One log line of librdkafka. `facility` is its own short name of the occasion.
 pub(crate) fn log(level: Level, facility: &str, message: &str) {
+    // Said at every start, and meant for those who do not know what they ask for.
+    if facility == "CONFWARN" && message.contains("enable.gapless.guarantee is experimental") {
+        return;
+    }
     match level {
         Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
             tracing::error!(target: "librdkafka", facility, "{message}");

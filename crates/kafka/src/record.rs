@@ -134,6 +134,17 @@ pub(crate) fn offsets(positions: &[(TopicPartition, i64)]) -> KafkaResult<TopicP
     Ok(list)
 }
 
+/// The offsets of a list; places without one are left out.
+pub(crate) fn positions_of(list: &TopicPartitionList) -> Vec<(TopicPartition, i64)> {
+    let elements = list.elements();
+    let known =
+        partitions_of(list).into_iter().zip(&elements).filter_map(|(at, element)| match element.offset() {
+            Offset::Offset(offset) => Some((at, offset)),
+            _ => None,
+        });
+    known.collect()
+}
+
 /// Without offsets; topics share their names.
 pub(crate) fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
     let mut names: Vec<Arc<str>> = Vec::new();

@@ -120,7 +120,7 @@ async fn main() -> anyhow::Result<()> {
     context.shutdown.request();
     running.await??;
     let committed: i64 = admin
-        .committed(&args.group("tidewatch-enrich"), &partitions)
+        .committed(&args.group("tidewatch-enrich-events.raw"), &partitions)
         .await?
         .into_iter()
         .filter_map(|(_, offset)| offset)

@@ -47,6 +47,8 @@ pub struct Topics {
     pub raw: String,
     /// Enriched topic.
     pub enriched: String,
+    /// The group that reads the raw one.
+    pub group: String,
     /// Id of the raw topic.
     pub raw_id: Uuid,
 }
@@ -128,13 +130,15 @@ impl ResumeError {
 /// Kafka did not answer, the enriched topic has fewer partitions, or they do not continue the raw ones.
 pub async fn starts(
     admin: &Admin,
-    group: &str,
     topics: &Topics,
     partitions: &[TopicPartition],
 ) -> Result<Vec<StartAt>, ResumeError> {
     let mut starts = Vec::with_capacity(partitions.len());
-    for (at, committed) in admin.committed(group, partitions).await? {
-        let last = admin.last_record(&topics.enriched, at.partition).await?;
+    let numbers: Vec<i32> = partitions.iter().map(|at| at.partition).collect();
+    let lasts = admin.last_records(&topics.enriched, &numbers).await?;
+    for ((at, committed), (_, last)) in
+        admin.committed(&topics.group, partitions).await?.into_iter().zip(lasts)
+    {
         let start = start(topics, at.partition, committed, last.as_ref())?;
         tracing::info!(
             partition = %at,
@@ -160,6 +164,7 @@ mod tests {
             stream: Stream::Events,
             raw: "events.raw".into(),
             enriched: "events".into(),
+            group: "g".into(),
             raw_id: Uuid::from_u128(1),
         }
     }

@@ -138,7 +138,7 @@ fn events(record: &Record) -> EventBatch<'_> {
 
 async fn committed(admin: &Admin, args: &KafkaArgs, partition: i32) -> Option<i64> {
     let at = TopicPartition::new(args.topic("events.raw"), partition);
-    admin.committed(&args.group("tidewatch-enrich"), &[at]).await.unwrap()[0].1
+    admin.committed(&args.group("tidewatch-enrich-events.raw"), &[at]).await.unwrap()[0].1
 }
 
 #[tokio::test(flavor = "multi_thread")]

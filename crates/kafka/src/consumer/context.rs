@@ -14,6 +14,7 @@ use rdkafka::{ClientContext, TopicPartitionList};
 
 use super::{Shared, rebalance};
 use crate::context::{self, ErrorLog};
+use crate::record::positions_of;
 
 /// A change of the assignment that waits to be made.
 #[derive(Debug)]
@@ -95,10 +96,15 @@ impl ConsumerContext for Context {
         }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            self.shared.counters.commit_failed();
-            tracing::warn!(%error, "offsets were not committed");
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let refused = offsets.elements().iter().any(|element| element.error().is_err());
+        match result {
+            Ok(()) if !refused => self.shared.confirm(&positions_of(offsets)),
+            Ok(()) => self.shared.counters.commit_failed(),
+            Err(error) => {
+                self.shared.counters.commit_failed();
+                tracing::warn!(%error, "offsets were not committed; they are sent again");
+            }
         }
     }
 }

@@ -8,10 +8,12 @@ mod rebalance;
 mod stats;
 mod worker;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use tokio::sync::watch;
 
@@ -33,19 +35,31 @@ pub use stats::{ConsumerStats, PartitionStats};
 const CLOSE_PATIENCE: Duration = Duration::from_secs(6);
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A member of a consumer group (classic protocol, cooperative-sticky; committed transactions only).
+/// A member of a consumer group (classic protocol, cooperative-sticky; committed transactions only) for each topic.
+///
+/// Each topic has a group of its own ([`ConsumerOptions::group_of`]): the assignor evens out the partitions of a group, not
+/// those of a topic, and would give one member all of one topic and another all of the next.
 ///
 /// It never chooses an offset by itself: the owner says where each assigned partition starts, and an offset that the
 /// log does not have is an error. Dropping it leaves the group in the background; [`Consumer::close`] waits for that.
 pub struct Consumer {
+    members: Vec<Member>,
+    queue: Arc<Queue<Input>>,
+}
+
+/// A client with its thread.
+struct Member {
     committer: Committer,
     ended: watch::Receiver<bool>,
 }
 
 /// What the thread and the owner's handle have in common.
 struct Shared {
-    queue: Queue<Input>,
+    /// The same for all members.
+    queue: Arc<Queue<Input>>,
     assignment: Assignment,
+    /// Positions sent to the group and not confirmed: a commit that meets a rebalance is refused, and is repeated.
+    unconfirmed: Mutex<HashMap<TopicPartition, i64>>,
     counters: Counters,
     stop: AtomicBool,
 }
@@ -54,18 +68,141 @@ impl Shared {
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
+
+    /// The group has these positions.
+    fn confirm(&self, positions: &[(TopicPartition, i64)]) {
+        let mut unconfirmed = self.unconfirmed.lock();
+        for (partition, position) in positions {
+            if unconfirmed.get(partition) == Some(position) {
+                unconfirmed.remove(partition);
+            }
+        }
+    }
 }
 
 impl Consumer {
-    /// Makes the client and starts its thread, which joins the group. Needs no broker yet.
+    /// Makes a client for each topic and starts its thread, which joins the group. Needs no broker yet.
     ///
     /// # Errors
     /// The configuration does not fit together, or no thread could be started.
     pub fn start(args: &KafkaArgs, options: ConsumerOptions) -> Result<Self, Error> {
+        let queue = Arc::new(Queue::new(options.max_buffered_bytes / 2));
+        let share = options.max_buffered_bytes / options.topics.len().max(1);
+        let members = options.topics.iter().map(|topic| {
+            let options = ConsumerOptions {
+                group: options.group_of(args, topic),
+                topics: vec![topic.clone()],
+                max_buffered_bytes: share,
+                ..options.clone()
+            };
+            Member::start(args, options, Arc::clone(&queue))
+        });
+        Ok(Self { members: members.collect::<Result<_, _>>()?, queue })
+    }
+
+    /// The next thing to do; `None` after [`Input::Failed`]. May be dropped at any await without losing one.
+    pub async fn next(&self) -> Option<Input> {
+        self.queue.pop().await
+    }
+
+    /// Sends positions (next offsets to read) to the group and does not wait; a failure is logged and counted.
+    /// Partitions that are not assigned any more are left out: they are another member's to commit. Do it about once
+    /// a second, with or without new positions: those that were refused are sent again.
+    pub fn commit(&self, positions: &[(TopicPartition, i64)]) {
+        for Member { committer, .. } in &self.members {
+            if let Err(error) = committer.commit(positions, CommitMode::Async) {
+                committer.shared.counters.commit_failed();
+                tracing::warn!(%error, "offsets were not committed");
+            }
+        }
+    }
+
+    /// [`commit`](Self::commit) that waits for the group's answer, at most 5 s: before [`close`](Self::close), or
+    /// before a revocation is acknowledged.
+    ///
+    /// # Errors
+    /// The positions may not have been committed.
+    pub async fn commit_and_wait(&self, positions: Vec<(TopicPartition, i64)>) -> Result<(), Error> {
+        let positions = Arc::new(positions);
+        let commits = self.members.iter().map(|Member { committer, .. }| {
+            let (committer, positions) = (committer.clone(), Arc::clone(&positions));
+            tokio::task::spawn_blocking(move || committer.commit(&positions, CommitMode::Sync))
+        });
+        let failed = |reason: &dyn std::fmt::Display| Error::other(COMMITTING, reason, Class::Transient);
+        match tokio::time::timeout(COMMIT_PATIENCE, futures::future::join_all(commits)).await {
+            Ok(results) => {
+                results.into_iter().try_for_each(|result| result.map_err(|error| failed(&error))?)
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Stops reading these partitions until [`resume`](Self::resume) or their revocation. Records already on their way
+    /// still come. Partitions that are not assigned are left out.
+    ///
+    /// # Errors
+    /// A client refused.
+    pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        self.each(|shared, client| shared.assignment.pause(client, partitions))
+    }
+
+    /// Reads these partitions on, from where they were paused.
+    ///
+    /// # Errors
+    /// A client refused.
+    pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        self.each(|shared, client| shared.assignment.resume(client, partitions))
+    }
+
+    fn each(&self, act: impl Fn(&Shared, &BaseConsumer<Context>) -> Result<(), Error>) -> Result<(), Error> {
+        self.members.iter().try_for_each(|Member { committer, .. }| match committer.client.upgrade() {
+            Some(client) => act(&committer.shared, &client),
+            None => Ok(()),
+        })
+    }
+
+    /// Counts, and the last statistics of the clients.
+    pub fn stats(&self) -> ConsumerStats {
+        let of = |member: &Member| {
+            let shared = &member.committer.shared;
+            shared.counters.read(&shared.assignment)
+        };
+        let waiting_bytes = self.queue.weight();
+        self.members
+            .iter()
+            .map(of)
+            .fold(ConsumerStats { waiting_bytes, ..Default::default() }, |sum, stats| sum.and(stats))
+    }
+
+    /// Leaves the groups, so that others take over at once, and ends the threads. What has not been taken by
+    /// [`next`](Self::next) is dropped, and no revocation is sent: whoever closes has finished. Waits at most 6 s.
+    pub async fn close(mut self) {
+        self.stop();
+        let members = std::mem::take(&mut self.members);
+        let ended = members.into_iter().map(|mut member| async move {
+            // The thread has gone when nobody can tell.
+            let _ = member.ended.wait_for(|ended| *ended).await;
+        });
+        if tokio::time::timeout(CLOSE_PATIENCE, futures::future::join_all(ended)).await.is_err() {
+            tracing::warn!("the consumer did not leave its group in time; the group notices by itself");
+        }
+    }
+
+    fn stop(&self) {
+        for Member { committer, .. } in &self.members {
+            committer.shared.stop.store(true, Ordering::Release);
+        }
+        self.queue.abandon();
+    }
+}
+
+impl Member {
+    fn start(args: &KafkaArgs, options: ConsumerOptions, queue: Arc<Queue<Input>>) -> Result<Self, Error> {
         let action = || format!("making a consumer of group {}", options.group);
         let shared = Arc::new(Shared {
-            queue: Queue::new(options.max_buffered_bytes / 2),
+            queue,
             assignment: Assignment::default(),
+            unconfirmed: Mutex::default(),
             counters: Counters::default(),
             stop: AtomicBool::new(false),
         });
@@ -86,76 +223,6 @@ impl Consumer {
             })
             .map_err(|error| Error::other(action(), error, Class::Fatal))?;
         Ok(Self { committer, ended })
-    }
-
-    /// The next thing to do; `None` after [`Input::Failed`]. May be dropped at any await without losing one.
-    pub async fn next(&self) -> Option<Input> {
-        self.committer.shared.queue.pop().await
-    }
-
-    /// Sends positions (next offsets to read) to the group and does not wait; a failure is logged and counted.
-    /// Partitions that are not assigned any more are left out: they are another member's to commit. Do it about once
-    /// a second: a commit that meets a rebalance may cost another one.
-    pub fn commit(&self, positions: &[(TopicPartition, i64)]) {
-        if let Err(error) = self.committer.commit(positions, CommitMode::Async) {
-            self.committer.shared.counters.commit_failed();
-            tracing::warn!(%error, "offsets were not committed");
-        }
-    }
-
-    /// [`commit`](Self::commit) that waits for the group's answer, at most 5 s: before [`close`](Self::close), or
-    /// before a revocation is acknowledged.
-    ///
-    /// # Errors
-    /// The positions may not have been committed.
-    pub async fn commit_and_wait(&self, positions: Vec<(TopicPartition, i64)>) -> Result<(), Error> {
-        let committer = self.committer.clone();
-        let commit = tokio::task::spawn_blocking(move || committer.commit(&positions, CommitMode::Sync));
-        let failed = |reason: &dyn std::fmt::Display| Error::other(COMMITTING, reason, Class::Transient);
-        match tokio::time::timeout(COMMIT_PATIENCE, commit).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(error)) => Err(failed(&error)),
-            Err(error) => Err(failed(&error)),
-        }
-    }
-
-    /// Stops reading these partitions until [`resume`](Self::resume) or their revocation. Records already on their way
-    /// still come. Partitions that are not assigned are left out.
-    ///
-    /// # Errors
-    /// The client refused; nothing has changed.
-    pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
-        let Some(client) = self.committer.client.upgrade() else { return Ok(()) };
-        self.committer.shared.assignment.pause(&client, partitions)
-    }
-
-    /// Reads these partitions on, from where they were paused.
-    ///
-    /// # Errors
-    /// The client refused; nothing has changed.
-    pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
-        let Some(client) = self.committer.client.upgrade() else { return Ok(()) };
-        self.committer.shared.assignment.resume(&client, partitions)
-    }
-
-    /// Counts, and the last statistics of the client.
-    pub fn stats(&self) -> ConsumerStats {
-        let shared = &self.committer.shared;
-        shared.counters.read(shared.queue.weight(), &shared.assignment)
-    }
-
-    /// Leaves the group, so that others take over at once, and ends the thread. What has not been taken by
-    /// [`next`](Self::next) is dropped, and no revocation is sent: whoever closes has finished. Waits at most 6 s.
-    pub async fn close(mut self) {
-        self.stop();
-        if tokio::time::timeout(CLOSE_PATIENCE, self.ended.wait_for(|ended| *ended)).await.is_err() {
-            tracing::warn!("the consumer did not leave its group in time; the group notices by itself");
-        }
-    }
-
-    fn stop(&self) {
-        self.committer.shared.stop.store(true, Ordering::Release);
-        self.committer.shared.queue.abandon();
     }
 }
 
@@ -182,7 +249,12 @@ struct Committer {
 
 impl Committer {
     fn commit(&self, positions: &[(TopicPartition, i64)], mode: CommitMode) -> Result<(), Error> {
-        let assigned = self.shared.assignment.only_assigned(positions);
+        let assigned = {
+            let mut unconfirmed = self.shared.unconfirmed.lock();
+            unconfirmed.extend(self.shared.assignment.only_assigned(positions));
+            unconfirmed.retain(|partition, _| self.shared.assignment.contains(partition));
+            unconfirmed.iter().map(|(partition, position)| (partition.clone(), *position)).collect::<Vec<_>>()
+        };
         if assigned.is_empty() {
             return Ok(());
         }
@@ -190,6 +262,10 @@ impl Committer {
             return Err(Error::other(COMMITTING, "the consumer has ended", Class::Fatal));
         };
         let list = offsets(&assigned).map_err(|error| Error::new(COMMITTING, &error))?;
-        client.commit(&list, mode).map_err(|error| Error::new(COMMITTING, &error))
+        client.commit(&list, mode).map_err(|error| Error::new(COMMITTING, &error))?;
+        if matches!(mode, CommitMode::Sync) {
+            self.shared.confirm(&assigned);
+        }
+        Ok(())
     }
 }

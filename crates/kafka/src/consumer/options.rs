@@ -11,7 +11,8 @@ use crate::args::KafkaArgs;
 pub struct ConsumerOptions {
     /// Its name in the broker's logs and quotas.
     pub client_id: String,
-    /// Full name of the group: [`KafkaArgs::group`].
+    /// Full name of the group ([`KafkaArgs::group`]), or what those of several topics begin with
+    /// ([`ConsumerOptions::group_of`]).
     pub group: String,
     /// Full names of the topics: [`KafkaArgs::topic`].
     pub topics: Vec<String>,
@@ -46,6 +47,16 @@ impl ConsumerOptions {
         }
     }
 
+    /// Full name of the group that reads this topic: [`group`](Self::group) where it is the only one, `group-topic` where
+    /// there are several.
+    pub fn group_of(&self, args: &KafkaArgs, topic: &str) -> String {
+        if self.topics.len() < 2 {
+            return self.group.clone();
+        }
+        let prefix = args.topic("");
+        format!("{}-{}", self.group, topic.strip_prefix(&prefix).unwrap_or(topic))
+    }
+
     pub(super) fn client_config(&self, args: &KafkaArgs) -> ClientConfig {
         let fetch_bytes = (self.max_buffered_bytes / 4).clamp(1 << 20, 16 << 20);
         let session_ms = self.session_timeout.as_millis();
@@ -70,6 +81,9 @@ impl ConsumerOptions {
             .set("fetch.wait.max.ms", "250")
             .set("fetch.error.backoff.ms", "100")
             .set("statistics.interval.ms", self.statistics_interval.as_millis().to_string());
+        if let Some(instance_id) = &args.instance_id {
+            config.set("group.instance.id", instance_id);
+        }
         config
     }
 }

@@ -29,6 +29,21 @@ pub struct ConsumerStats {
     pub partitions: Vec<PartitionStats>,
 }
 
+impl ConsumerStats {
+    /// Those of two members together.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.records += other.records;
+        self.payload_bytes += other.payload_bytes;
+        self.waiting_bytes += other.waiting_bytes;
+        self.rebalances += other.rebalances;
+        self.failed_commits += other.failed_commits;
+        self.backpressure_pauses += other.backpressure_pauses;
+        self.brokers_up = self.brokers_up.max(other.brokers_up);
+        self.partitions.extend(other.partitions);
+        self
+    }
+}
+
 /// How far reading one partition has got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionStats {
@@ -94,13 +109,13 @@ impl Counters {
         *self.heard.lock() = Some(Heard { brokers_up, partitions });
     }
 
-    pub(super) fn read(&self, waiting_bytes: usize, assignment: &Assignment) -> ConsumerStats {
+    pub(super) fn read(&self, assignment: &Assignment) -> ConsumerStats {
         let heard = self.heard.lock();
         let partitions = heard.iter().flat_map(|heard| &heard.partitions);
         ConsumerStats {
             records: self.records.load(Relaxed),
             payload_bytes: self.payload_bytes.load(Relaxed),
-            waiting_bytes,
+            waiting_bytes: 0,
             rebalances: self.rebalances.load(Relaxed),
             failed_commits: self.failed_commits.load(Relaxed),
             backpressure_pauses: self.backpressure_pauses.load(Relaxed),

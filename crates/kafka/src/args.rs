@@ -23,6 +23,7 @@ const RESERVED: &[&str] = &[
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    "group.instance.id",
     "group.protocol",
     "isolation.level",
     "message.timeout.ms",
@@ -58,12 +59,31 @@ pub struct KafkaArgs {
     /// Put before the name of every topic and consumer group
     #[arg(long = "topic-prefix", env = "TIDEWATCH_TOPIC_PREFIX", value_name = "PREFIX", default_value = "")]
     pub topic_prefix: TopicPrefix,
+
+    /// Name of this instance in its consumer group, one for each (such as the pod's): with it, an instance that is restarted
+    /// within the session's 10 s goes on at once with the partitions it had; without, they are given to others as it stops
+    #[arg(long = "instance-id", env = "TIDEWATCH_INSTANCE_ID", value_name = "NAME", value_parser = instance_id)]
+    pub instance_id: Option<String>,
+}
+
+fn instance_id(text: &str) -> Result<String, String> {
+    let legal = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+    if (1..=200).contains(&text.len()) && text.chars().all(legal) {
+        Ok(text.to_owned())
+    } else {
+        Err("has 1 to 200 characters, of a-z, A-Z, 0-9, '.', '_' and '-'".to_owned())
+    }
 }
 
 impl KafkaArgs {
     /// These brokers, no prefix, no options: for tests, and for binaries that are told their brokers in another way.
     pub fn new(brokers: impl Into<String>) -> Self {
-        Self { brokers: brokers.into(), options: Vec::new(), topic_prefix: TopicPrefix::default() }
+        Self {
+            brokers: brokers.into(),
+            options: Vec::new(),
+            topic_prefix: TopicPrefix::default(),
+            instance_id: None,
+        }
     }
 
     /// The same brokers with another prefix: tests use one each.

@@ -29,8 +29,9 @@ const OVERHEAD_BYTES: usize = 512;
 pub struct ProducerOptions {
     /// Its name in the broker's logs and quotas.
     pub client_id: String,
-    /// After this time an unacknowledged record fails (it may have been stored nevertheless); `None` waits for ever,
-    /// so that nothing after it is stored while it is missing. Default: `None`.
+    /// After this time an unacknowledged record fails (it may have been stored nevertheless). With `None` it waits for
+    /// ever, and one that the broker refuses ends the producer: no record is stored while one before it is missing.
+    /// Default: `None`.
     pub message_timeout: Option<Duration>,
     /// How long a record waits for others to share a request with. Default: 5 ms.
     pub linger: Duration,
@@ -181,6 +182,10 @@ impl Producer {
             .set("queue.buffering.max.messages", "0")
             .set("queue.buffering.max.kbytes", (shared.max_buffered_bytes.div_ceil(1024) * 2).to_string())
             .set("batch.size", BATCH_BYTES.min(message_bytes).to_string());
+        if options.message_timeout.is_none() {
+            // A record that the broker refuses must not be overtaken by those behind it.
+            config.set("enable.gapless.guarantee", "true");
+        }
         if !args.sets("compression.type") && !args.sets("compression.codec") {
             config.set("compression.type", "lz4");
         }

@@ -15,7 +15,7 @@ pub use ids::{
     incident_id, partition_of,
 };
 pub use records::{
-    Edit, Event, EventBatch, EventRef, Finding, FindingBatch, IncidentChange, Pair, Push, RawBatch,
-    RawBatchWriter, RawRecord, Reject, Run, RunHead, ScanActivity, Signal, SignalBatch, Source, Watermark,
-    Window, flags,
+    EVIDENCE_EACH_END, Edit, Event, EventBatch, EventRef, Finding, FindingBatch, IncidentChange,
+    MAX_ENTITIES, Pair, Push, RawBatch, RawBatchWriter, RawRecord, Reject, Run, RunHead, ScanActivity,
+    Signal, SignalBatch, Source, Watermark, Window, flags,
 };

@@ -6,7 +6,7 @@ mod raw;
 mod signal;
 
 pub use enriched::{Event, EventBatch, Finding, FindingBatch, Push, Reject, ScanActivity, Source, flags};
-pub use incident::{Edit, EventRef, IncidentChange, Window};
+pub use incident::{EVIDENCE_EACH_END, Edit, EventRef, IncidentChange, MAX_ENTITIES, Window};
 pub use raw::{RawBatch, RawBatchWriter, RawRecord, Run, RunHead};
 pub use signal::{Pair, Signal, SignalBatch, Watermark};
 

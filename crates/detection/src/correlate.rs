@@ -22,8 +22,4 @@ pub const ALLOWED_LATENESS: i64 = 5 * 60 * 1_000_000;
 /// Bucket of alerts of a single rule, microseconds of event time: one incident an hour for each group.
 pub const ALERT_BUCKET: i64 = 3_600 * 1_000_000;
 
-/// Evidence an incident names: so many of its first events and so many of its last.
-pub const EVIDENCE_EACH_END: usize = 10;
-
-/// Entities an incident names; of more, the first in order of name and value.
-pub const MAX_ENTITIES: usize = 50;
+pub use schemas::{EVIDENCE_EACH_END, MAX_ENTITIES};

@@ -7,6 +7,13 @@ use uuid::Uuid;
 use super::Pair;
 use crate::{Micros, record};
 
+/// Evidence an incident names: so many of its first events and so many of its last. Whoever makes windows and whoever
+/// unites them must cut alike, or what is left depends on how often a window was published on its way.
+pub const EVIDENCE_EACH_END: usize = 50;
+
+/// Entities an incident names; of more, the first in order of name and value.
+pub const MAX_ENTITIES: usize = 100;
+
 record! {
     /// A change to one incident. From correlate: `window` or `merged_into`. From an analyst: `edit`, and `window`
     /// too when the incident is created by hand.

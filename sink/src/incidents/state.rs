@@ -11,9 +11,7 @@ use crate::encode::quarantine::clean;
 use crate::encode::time;
 
 /// Evidence kept: the first half of this and the last half, by time.
-pub const MAX_EVIDENCE: usize = 100;
-/// Entities kept: the first in the order of (name, value).
-pub const MAX_ENTITIES: usize = 100;
+pub const MAX_EVIDENCE: usize = 2 * schemas::EVIDENCE_EACH_END;
 
 /// Where an incident is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

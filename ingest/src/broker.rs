@@ -125,12 +125,23 @@ impl Sink for Records {
             Stream::Events => events,
             Stream::Findings => findings,
         };
+        service::failpoint("ingest.batch");
+        let shares = match service::guard_is_off("ingest.delivery_first") {
+            true => {
+                shares.settle(Ok(()));
+                Shares::default()
+            }
+            false => shares,
+        };
         let health = self.health.clone();
         let record = Outgoing { topic, partition, key: None, headers: &[], payload: &payload };
         let sent = self.producer.send(
             record,
             Box::new(move |outcome| match outcome {
-                Ok(_) => shares.settle(Ok(())),
+                Ok(_) => {
+                    service::failpoint("ingest.acknowledged");
+                    shares.settle(Ok(()));
+                }
                 Err(error) => {
                     if error.class() == Class::Transient {
                         health.down(error.to_string());

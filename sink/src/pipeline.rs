@@ -9,7 +9,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::batch::Batch;
 use crate::intake::Intake;
-use crate::position::PartitionKey;
 use crate::prepare::{Prepared, Preparer};
 use crate::write::{Work, WriteError, Writer, Written};
 
@@ -51,7 +50,7 @@ pub enum Event {
     /// A batch is committed; what it covered.
     Committed(Batch),
     /// Some partitions of a batch are another sink's; it is written again without them.
-    Fenced(Vec<PartitionKey>),
+    Fenced,
     /// The process is stopping and the database did not answer.
     GivenUp,
 }
@@ -185,13 +184,13 @@ impl Pipeline {
             Written::Committed => Event::Committed(batch),
             Written::GivenUp => Event::GivenUp,
             Written::Fenced(partitions) => {
-                let fenced = intake.fence(&batch, &partitions);
+                intake.fence(&batch, &partitions);
                 batch.remove(&partitions);
                 if !batch.is_empty() {
                     // Before everything else: what follows it continues it.
                     self.stages.push_front(Stage::Closed(batch));
                 }
-                Event::Fenced(fenced)
+                Event::Fenced
             }
         }
     }

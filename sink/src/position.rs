@@ -172,14 +172,14 @@ impl Position {
         {
             return Err(Halt::OtherTopic { partition, offset, known, found: source.topic_id });
         }
-        if source.offset < self.next_source {
+        if source.offset < self.next_source && !service::guard_is_off("sink.source_filter") {
             return Ok(Verdict::Repeat);
         }
         if source.from > self.next_source {
             return Err(Halt::Gap { partition, offset, expected: self.next_source, from: source.from });
         }
         self.source_topic_id = Some(source.topic_id);
-        self.next_source = next;
+        self.next_source = next.max(self.next_source);
         Ok(Verdict::Apply)
     }
 }

@@ -10,6 +10,7 @@ use kafka::{
 };
 use schemas::Micros;
 use service::{Dependency, Shutdown, metrics};
+use tokio::time::MissedTickBehavior;
 
 use crate::batch::Incoming;
 use crate::config::Config;
@@ -19,7 +20,7 @@ use crate::position::{PartitionKey, Position, Topic};
 use crate::write::{self, Writer};
 
 /// Bytes that the consumer reads ahead.
-const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
+const MAX_READ_AHEAD_BYTES: usize = 24 << 20;
 /// How often lag is shown, the group's offsets included.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a revocation waits for the transaction under way. It need not: a late one is refused.
@@ -64,7 +65,7 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
         pipeline: Pipeline::new(writer),
         names: names.map(Arc::from),
         committed: BTreeMap::new(),
-        revoking: None,
+        revoking: Vec::new(),
         config,
         consumer,
         kafka,
@@ -132,8 +133,8 @@ struct Sink {
     pipeline: Pipeline,
     /// Next offsets that are in the database and not yet shown to the group.
     committed: BTreeMap<PartitionKey, i64>,
-    /// A revocation that waits for the transaction under way, and until when.
-    revoking: Option<(Reply<()>, Instant)>,
+    /// Revocations that wait for the transaction under way, and until when.
+    revoking: Vec<(Reply<()>, Instant)>,
     kafka: Dependency,
     postgres: Dependency,
     shutdown: Shutdown,
@@ -142,6 +143,8 @@ struct Sink {
 impl Sink {
     async fn run(&mut self) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(TICK);
+        // A process that stood still has one tick to make up for.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.shutdown.requested();
         tokio::pin!(stop);
         loop {
@@ -209,15 +212,8 @@ impl Sink {
                 let ranges = batch.ranges().iter();
                 self.committed.extend(ranges.map(|(partition, range)| (*partition, range.next.next_offset)));
             }
-            Event::Fenced(partitions) => {
-                if !partitions.is_empty() {
-                    let names: Vec<String> = partitions.iter().map(ToString::to_string).collect();
-                    tracing::error!(
-                        "{} taken by another sink: what was buffered of it is dropped, the rest is written again",
-                        names.join(", ")
-                    );
-                }
-            }
+            // The writer has told of it.
+            Event::Fenced => {}
             Event::GivenUp => {
                 tracing::warn!(
                     "the database did not answer; nothing is lost, what was not written is read again"
@@ -231,9 +227,9 @@ impl Sink {
         true
     }
 
-    /// Answers the revocation that waits, if there is one.
+    /// Answers the revocations that wait.
     fn let_go(&mut self) {
-        if let Some((done, _)) = self.revoking.take() {
+        for (done, _) in self.revoking.drain(..) {
             done.send(());
         }
     }
@@ -265,7 +261,7 @@ impl Sink {
                 if lost || !self.pipeline.is_writing() {
                     done.send(());
                 } else {
-                    self.revoking = Some((done, Instant::now() + REVOKE_PATIENCE));
+                    self.revoking.push((done, Instant::now() + REVOKE_PATIENCE));
                 }
                 self.rebalanced(if lost { "lost" } else { "revoked" }, &keys);
                 for (key, at) in keys.iter().zip(&partitions) {
@@ -364,7 +360,7 @@ impl Sink {
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
-        if self.revoking.as_ref().is_some_and(|(_, until)| *until <= Instant::now()) {
+        if self.revoking.iter().any(|(_, until)| *until <= Instant::now()) {
             tracing::warn!(
                 "let partitions go with a transaction under way; it is refused if it comes too late"
             );

@@ -42,6 +42,7 @@
 
 mod admin;
 mod config;
+mod failpoint;
 mod health;
 mod lifecycle;
 pub mod metrics;
@@ -51,6 +52,7 @@ mod tasks;
 mod telemetry;
 
 pub use config::{ConfigError, Configuration, LogFilter, LogFormat, ServiceArgs, parse};
+pub use failpoint::{failpoint, guard_is_off};
 pub use health::{Dependency, DependencyReport, Health, Report};
 pub use lifecycle::{Context, EXIT_USAGE, main, once, serve};
 pub use panics::contain;

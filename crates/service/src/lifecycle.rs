@@ -110,6 +110,7 @@ where
 
 fn start(args: &ServiceArgs, context: &Context) -> anyhow::Result<Runtime> {
     telemetry::start(args).context("cannot start logging")?;
+    crate::failpoint::arm();
     panics::make_fatal();
     context.shutdown.watch_signals().context("cannot watch for signals")?;
     tokio::runtime::Builder::new_multi_thread()

@@ -14,6 +14,7 @@ use schemas::framing::Record as _;
 use schemas::{Micros, SIGNALS_TOPIC, SignalBatch, Watermark, framing};
 use service::{Dependency, metrics};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::lane::{Lane, Ticket};
@@ -122,6 +123,9 @@ impl Pipeline {
     async fn run(&mut self, shutdown: &service::Shutdown) -> anyhow::Result<()> {
         let mut round = tokio::time::interval(ROUND);
         let mut expire = tokio::time::interval(EXPIRE_INTERVAL);
+        // A process that stood still has one tick to make up for.
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = shutdown.requested();
         tokio::pin!(stop);
         loop {
@@ -195,9 +199,9 @@ impl Pipeline {
             }
         }
         if !positions.is_empty() {
-            self.consumer.commit(&positions);
             metrics::KAFKA_COMMITS.with(["ok"]).add(1);
         }
+        self.consumer.commit(&positions);
         self.look_at_kafka();
         self.look_at_windows();
         if self.looked.elapsed() >= LOOK_INTERVAL {
@@ -355,7 +359,6 @@ impl Pipeline {
         if !self.lanes.contains_key(&record.partition) {
             return Ok(());
         }
-        let place = || format!("{} offset {}", record.topic_partition(), record.offset);
         if framing::fingerprint(&record.payload) == Some(Watermark::versions().fingerprint()) {
             if let Some(lane) = self.lanes.get_mut(&record.partition) {
                 lane.before(record.offset);
@@ -363,14 +366,32 @@ impl Pipeline {
             }
             return Ok(());
         }
-        let body = schemas::current_body::<SignalBatch<'_>>(&record.payload).with_context(place)?;
-        let batch: SignalBatch<'_> = schemas::decode_body(&body).with_context(place)?;
+        let body = schemas::current_body::<SignalBatch<'_>>(&record.payload);
+        let batch = body
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|body| schemas::decode_body::<SignalBatch<'_>>(body));
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                // Whoever may write to the topic must not be able to end detection for everybody.
+                metrics::CORRELATE_UNREADABLE.add(1);
+                let place = format!("{} offset {}", record.topic_partition(), record.offset);
+                tracing::error!(record = place, "passed over, for it cannot be read: {error}");
+                if let Some(lane) = self.lanes.get_mut(&record.partition) {
+                    lane.before(record.offset);
+                    lane.after(record.position_after(), record.timestamp_ms);
+                }
+                return Ok(());
+            }
+        };
         self.look_for_missing(record.partition, &batch);
         let Some(lane) = self.lanes.get_mut(&record.partition) else { return Ok(()) };
         lane.before(record.offset);
         let applied = lane.correlator.apply(&batch, record.timestamp_ms);
         lane.after(record.position_after(), record.timestamp_ms);
         let live = !lane.is_rebuilding();
+        service::failpoint("correlate.applied");
         total.counted += applied.counted;
         total.replayed += applied.replayed;
         total.retried += applied.retried;

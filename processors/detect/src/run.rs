@@ -14,6 +14,7 @@ use kafka::{
 use schemas::{SIGNALS_TOPIC, Stream};
 use service::{Dependency, metrics};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::lanes::{Lanes, Ticket};
@@ -88,6 +89,8 @@ struct Pipeline {
 impl Pipeline {
     async fn run(&mut self, shutdown: &service::Shutdown) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        // A process that stood still has one tick to make up for.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = shutdown.requested();
         tokio::pin!(stop);
         loop {
@@ -138,9 +141,10 @@ impl Pipeline {
     fn tick(&mut self) {
         let positions = self.lanes.take_moved(None);
         if !positions.is_empty() {
-            self.consumer.commit(&positions);
+            service::failpoint("detect.emitted");
             metrics::KAFKA_COMMITS.with(["ok"]).add(1);
         }
+        self.consumer.commit(&positions);
         let stats = self.consumer.stats();
         match stats.brokers_up {
             Some(0) => self.kafka.down("no broker is connected"),
@@ -201,7 +205,16 @@ impl Pipeline {
             // A record of a partition that has been given away is the next owner's.
             let Some(ticket) = self.lanes.begin(&record) else { continue };
             let started = Instant::now();
-            let matched = match_record(&rules, stream, &record.payload).with_context(|| ticket.place())?;
+            let matched = match match_record(&rules, stream, &record.payload) {
+                Ok(matched) => matched,
+                Err(unreadable) => {
+                    // Whoever may write to the topic must not be able to end detection for everybody.
+                    metrics::DETECT_UNREADABLE.with([stream.name()]).add(1);
+                    tracing::error!(record = ticket.place(), "passed over: {unreadable}");
+                    self.lanes.finish(&ticket).context("a record was finished twice")?;
+                    continue;
+                }
+            };
             metrics::DETECT_BATCH_DURATION.with([stream.name()]).record_duration(started.elapsed());
             if let Some((_, tally)) = tallies.iter_mut().find(|(of, _)| *of == stream) {
                 tally.records += 1;

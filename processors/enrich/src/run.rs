@@ -1,6 +1,7 @@
 //! The stream: consume, convert, produce, commit.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -10,6 +11,7 @@ use kafka::{
 use schemas::Stream;
 use service::{Dependency, metrics};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
 use crate::context::Live;
@@ -43,10 +45,11 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     let context = live.current();
     let watcher = tokio::spawn(live.watch());
 
-    let topics = Stream::ALL.map(|stream| Topics {
+    let mut topics = Stream::ALL.map(|stream| Topics {
         stream,
         raw: config.kafka.topic(stream.raw_topic()),
         enriched: config.kafka.topic(stream.name()),
+        group: String::new(),
         raw_id: uuid::Uuid::nil(),
     });
     let admin = Admin::new(&config.kafka)?;
@@ -71,6 +74,7 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
         converters: Stream::ALL.map(converter),
         context,
         delivered,
+        broken: AtomicBool::new(false),
     });
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let workers = Workers::start(threads, &shared).context("starting the threads that convert")?;
@@ -78,20 +82,14 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     let raw = topics.iter().map(|topics| topics.raw.clone()).collect();
     let options = ConsumerOptions {
         max_buffered_bytes: MAX_READ_AHEAD_BYTES,
-        ..ConsumerOptions::new("tidewatch-enrich", group.clone(), raw)
+        ..ConsumerOptions::new("tidewatch-enrich", group, raw)
     };
+    for topics in &mut topics {
+        topics.group = options.group_of(&config.kafka, &topics.raw);
+    }
     let consumer = Consumer::start(&config.kafka, options)?;
-    let mut pipeline = Pipeline {
-        topics,
-        admin,
-        group,
-        consumer,
-        workers,
-        shared,
-        deliveries,
-        lanes: Lanes::default(),
-        kafka,
-    };
+    let mut pipeline =
+        Pipeline { topics, admin, consumer, workers, shared, deliveries, lanes: Lanes::default(), kafka };
     let ended = pipeline.run(&service.shutdown).await;
     watcher.abort();
     let Pipeline { consumer, .. } = pipeline;
@@ -102,7 +100,6 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
 struct Pipeline {
     topics: [Topics; 2],
     admin: Admin,
-    group: String,
     consumer: Consumer,
     workers: Workers,
     shared: Arc<Shared>,
@@ -114,6 +111,8 @@ struct Pipeline {
 impl Pipeline {
     async fn run(&mut self, shutdown: &service::Shutdown) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(COMMIT_INTERVAL);
+        // A process that stood still has one tick to make up for.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = shutdown.requested();
         tokio::pin!(stop);
         loop {
@@ -168,15 +167,19 @@ impl Pipeline {
         result.with_context(|| {
             format!("the enriched record of {} offset {} was not delivered", ticket.at, ticket.to - 1)
         })?;
+        if service::guard_is_off("enrich.delivery_first") {
+            return Ok(());
+        }
         self.lanes.finish(&ticket).context("a record was delivered twice")
     }
 
     fn tick(&mut self) {
         let positions = self.lanes.take_moved(None);
         if !positions.is_empty() {
-            self.consumer.commit(&positions);
+            service::failpoint("enrich.delivered");
             metrics::KAFKA_COMMITS.with(["ok"]).add(1);
         }
+        self.consumer.commit(&positions);
         let stats = self.consumer.stats();
         match stats.brokers_up {
             Some(0) => self.kafka.down("no broker is connected"),
@@ -247,6 +250,10 @@ impl Pipeline {
             }
             // A record of a partition that has been given away is the next owner's.
             if let Some(ticket) = self.lanes.begin(&record) {
+                if service::guard_is_off("enrich.delivery_first") {
+                    // A record just begun is none that was finished.
+                    let _ = self.lanes.finish(&ticket);
+                }
                 self.workers.give(Job { record, ticket, stream: topics.stream, topic_id: topics.raw_id });
             }
         }
@@ -282,7 +289,7 @@ impl Pipeline {
             topics.raw_id = *ids.get(&topics.raw).ok_or_else(|| ResumeError::NoTopic(topics.raw.clone()))?;
             let of_topic: Vec<_> = partitions.iter().filter(|at| *at.topic == *topics.raw).cloned().collect();
             if !of_topic.is_empty() {
-                starts.extend(resume::starts(&self.admin, &self.group, topics, &of_topic).await?);
+                starts.extend(resume::starts(&self.admin, topics, &of_topic).await?);
             }
         }
         Ok(starts)

@@ -3,6 +3,7 @@
 //! A partition belongs to one thread, so its records stay in order; different partitions run in parallel.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub context: Arc<ArcSwap<Context>>,
     /// Where deliveries are told.
     pub delivered: UnboundedSender<Delivered>,
+    /// A record will never be delivered: none behind it may be, or the enriched partition would have a gap.
+    pub broken: AtomicBool,
 }
 
 /// The threads. They end when this is dropped and what they were given is handed over.
@@ -86,10 +89,15 @@ impl Workers {
 fn work(jobs: &Receiver<Job>, shared: &Shared, runtime: &Handle) {
     let mut out = Vec::new();
     for job in jobs {
+        if shared.broken.load(Ordering::Acquire) {
+            return;
+        }
         out.clear();
         convert(&job, shared, &mut out);
         let result = deliver(&job, shared, runtime, &out);
+        service::failpoint("enrich.produced");
         if let Err(error) = result {
+            shared.broken.store(true, Ordering::Release);
             // The owner has gone: nobody commits any more.
             let _ = shared.delivered.send((job.ticket, Err(error)));
         }

@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 
-use schemas::{Micros, Window};
+use schemas::{MAX_ENTITIES, Micros, Window};
 use uuid::Uuid;
 
-use super::state::{Evidence, Incident, MAX_ENTITIES, MAX_EVIDENCE, NameValue, Status};
+use super::state::{Evidence, Incident, MAX_EVIDENCE, NameValue, Status};
 use crate::encode::quarantine::clean;
 
 /// What a window did to an incident.
@@ -61,7 +61,10 @@ pub fn merge(incident: &mut Incident, at: Micros, window: &Window<'_>) -> Merged
 
     incident.first_time = incident.first_time.min(other.first_time);
     incident.last_time = incident.last_time.max(other.last_time);
-    incident.event_count = incident.event_count.max(other.event_count);
+    incident.event_count = match service::guard_is_off("sink.evidence_united") {
+        true => incident.event_count + other.event_count,
+        false => incident.event_count.max(other.event_count),
+    };
     incident.severity_id = incident.severity_id.max(other.severity_id);
     incident.flags |= other.flags;
     incident.entities.append(&mut other.entities);

@@ -204,6 +204,10 @@ async fn transaction(
 ) -> Result<(), Failure> {
     let planned = Planned::at(Micros::now());
     session.execute("BEGIN").await.map_err(|error| Failure::of(&error))?;
+    if service::guard_is_off("sink.locks_last") {
+        let lock = "SELECT FROM sink_partition FOR UPDATE";
+        session.execute(lock).await.map_err(|error| Failure::of(&error))?;
+    }
 
     let changes = if work.prepared.changes.is_empty() {
         None
@@ -230,11 +234,17 @@ async fn transaction(
     let blocks = org_numbers.blocks(&work.prepared);
     let blocks = blocks.ok_or_else(|| Failure::Fatal("sink_org_numbers left out an org".into()))?;
     let message = closing::message(&work.batch, &work.prepared, &blocks, changes.as_ref(), &work.epochs);
+    service::failpoint("sink.copied");
+    if service::guard_is_off("sink.one_transaction") {
+        session.execute("COMMIT; BEGIN").await.map_err(|error| Failure::of(&error))?;
+        service::failpoint("sink.rows_committed");
+    }
     let started = Instant::now();
     session.execute(&message).await.map_err(|error| match Failure::of(&error) {
         Failure::Data => Failure::Fatal(format!("sink_commit: {}", postgres::describe(&error))),
         failure => failure,
     })?;
+    service::failpoint("sink.committed");
     metrics::SINK_COMMIT_DURATION.record_duration(started.elapsed());
     for (kind, n) in changes.iter().flat_map(|changes| &changes.kinds) {
         metrics::SINK_CHANGES.with([kind]).add(*n);
@@ -294,6 +304,12 @@ async fn copy(session: &Session, target: Target, rows: Bytes) -> Result<(), Fail
 }
 
 fn fenced(partitions: Vec<PartitionKey>) -> Written {
+    let names: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+    tracing::error!(
+        "{} taken by another sink: the transaction is refused, nothing of it is stored; what is still held here is \
+         written again",
+        names.join(", ")
+    );
     metrics::SINK_FENCED.add(partitions.len() as u64);
     metrics::SINK_BATCHES.with(["fenced"]).add(1);
     Written::Fenced(partitions)

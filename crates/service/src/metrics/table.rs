@@ -151,6 +151,8 @@ table! {
     // Detect.
     Counter DETECT_BATCHES = "tidewatch_detect_batches_total", "batches", ["stream"];
         "Enriched records matched."
+    Counter DETECT_UNREADABLE = "tidewatch_detect_unreadable_total", "records", ["stream"];
+        "Enriched records that are none of enrich's, or a later version's: passed over; the sink quarantines them."
     Counter DETECT_EVENTS = "tidewatch_detect_events_total", "events", ["stream"];
         "Events matched against the rules."
     Counter DETECT_SIGNALS = "tidewatch_detect_signals_total", "signals", ["rule"];
@@ -167,6 +169,8 @@ table! {
     // Correlate.
     Counter CORRELATE_SIGNALS = "tidewatch_correlate_signals_total", "signals", ["outcome"];
         "Signals read: applied, replayed (at or below the high-water mark), retried (same event again), late, unknown_rule."
+    Counter CORRELATE_UNREADABLE = "tidewatch_correlate_unreadable_total", "records", [];
+        "Records of signals that are none of detect's, or a later version's: passed over."
     Counter CORRELATE_INCIDENTS = "tidewatch_correlate_incident_changes_total", "changes", ["change"];
         "Changes published: opened, updated, merged, reopened."
     Gauge CORRELATE_OPEN_KEYS = "tidewatch_correlate_open_keys", "keys", [];

@@ -35,6 +35,8 @@ pub struct DeploymentOptions {
     pub environment: Vec<(Service, String, String)>,
     /// Tokens of an earlier run on the same data; made when there are none.
     pub tokens: Option<Tokens>,
+    /// Copies of each partition of the topics.
+    pub replication: u32,
 }
 
 impl DeploymentOptions {
@@ -52,6 +54,7 @@ impl DeploymentOptions {
             ports: ServicePorts::free()?,
             environment: vec![],
             tokens: None,
+            replication: 1,
         })
     }
 }
@@ -77,8 +80,17 @@ pub struct Deployment {
 impl Deployment {
     /// Makes database, tables, month partitions, topics, org and tokens, as far as they do not exist.
     pub async fn prepare(options: DeploymentOptions) -> Result<Deployment> {
-        let DeploymentOptions { backends, database, topic_prefix, org, rules, ports, environment, tokens } =
-            options;
+        let DeploymentOptions {
+            backends,
+            database,
+            topic_prefix,
+            org,
+            rules,
+            ports,
+            environment,
+            tokens,
+            replication,
+        } = options;
         create_database(&backends.superuser_url, &database).await?;
         let partitions = Partitions {
             program: backends.binaries.join("tidewatch-partitions"),
@@ -86,6 +98,7 @@ impl Deployment {
                 ("TIDEWATCH_DATABASE_URL", database_url(&backends.superuser_url, ROLE, &database)?),
                 ("TIDEWATCH_KAFKA_BROKERS", backends.kafka_brokers.clone()),
                 ("TIDEWATCH_TOPIC_PREFIX", topic_prefix.clone()),
+                ("TIDEWATCH_REPLICATION", replication.to_string()),
             ],
         };
         for step in ["migrate", "apply", "topics"] {

@@ -35,13 +35,44 @@ pub struct KafkaOptions {
     pub controller_port: u16,
     /// Limit of the Java heap.
     pub heap_mebibytes: u32,
+    /// Its place in a cluster; none for a cluster of one.
+    pub member: Option<Member>,
+}
+
+/// One of several nodes. The first is broker and controller, the others are brokers.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// From 1.
+    pub node: u32,
+    /// Id of the cluster.
+    pub cluster: String,
 }
 
 impl KafkaOptions {
     /// Free ports and a 512 MiB heap: what tests want.
     pub fn new(directory: PathBuf, jars: PathBuf, log: PathBuf) -> Result<KafkaOptions> {
         let (port, controller_port) = (ports::free()?, ports::free()?);
-        Ok(KafkaOptions { directory, jars, log, port, controller_port, heap_mebibytes: 512 })
+        Ok(KafkaOptions { directory, jars, log, port, controller_port, heap_mebibytes: 512, member: None })
+    }
+
+    /// Options of a cluster of so many nodes, each below the directory. Its topics have a replica on every node unless
+    /// they say otherwise, and take records while two of them are there.
+    pub fn cluster(nodes: u32, directory: &Path, jars: &Path, logs: &Path) -> Result<Vec<KafkaOptions>> {
+        let (cluster, controller_port) = (cluster_id(), ports::free()?);
+        let node = |node| {
+            let name = format!("kafka-{node}");
+            let log = logs.join(format!("{name}.log"));
+            let options = KafkaOptions::new(directory.join(name), jars.to_owned(), log)?;
+            let member = Some(Member { node, cluster: cluster.clone() });
+            Ok(KafkaOptions { controller_port, member, heap_mebibytes: 320, ..options })
+        };
+        (1..=nodes).map(node).collect()
+    }
+}
+
+impl KafkaOptions {
+    fn is_controller(&self) -> bool {
+        self.member.as_ref().is_none_or(|member| member.node == 1)
     }
 }
 
@@ -71,6 +102,11 @@ impl Kafka {
         )?;
         process.until_ready(START_PATIENCE, until_it_answers(&brokers(options.port))).await??;
         Ok(Kafka { process, options })
+    }
+
+    /// True once the process has ended.
+    pub fn is_down(&self) -> bool {
+        self.process.exit_status().is_some()
     }
 
     /// `host:port`, as clients take it.
@@ -141,9 +177,12 @@ async fn format_storage(options: &KafkaOptions, properties: &Path) -> Result<()>
     let properties = path_argument(properties)?;
     // Short-lived: start-up counts, peak speed does not.
     let jvm = vec!["-XX:TieredStopAtLevel=1".into(), "-XX:+UseSerialGC".into(), "-Xmx128m".into()];
-    let id = cluster_id();
-    let main = ["kafka.tools.StorageTool", "format", "--standalone", "-t", &id, "-c", &properties];
-    let tool = java(options, "kafka's storage tool", jvm, main.map(String::from).to_vec())?;
+    let id = options.member.as_ref().map_or_else(cluster_id, |member| member.cluster.clone());
+    let mut main = vec!["kafka.tools.StorageTool", "format", "-t", &id, "-c", &properties];
+    if options.is_controller() {
+        main.push("--standalone");
+    }
+    let tool = java(options, "kafka's storage tool", jvm, main.into_iter().map(String::from).collect())?;
     let status = tool.until_ended(START_PATIENCE).await?;
     if !status.success() {
         bail!("formatting Kafka's data directory failed ({status}):\n{}", tool.log_tail());
@@ -174,11 +213,20 @@ fn path_argument(path: &Path) -> Result<String> {
 fn server_properties(options: &KafkaOptions) -> String {
     let KafkaOptions { port, controller_port, directory, .. } = options;
     let data = directory.join("data");
+    let (roles, listeners) = match options.is_controller() {
+        true => (
+            "broker,controller",
+            format!("CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"),
+        ),
+        false => ("broker", format!("CLIENT://127.0.0.1:{port}")),
+    };
+    let node = options.member.as_ref().map_or(1, |member| member.node);
+    let (replicas, in_sync) = if options.member.is_some() { (3, 2) } else { (1, 1) };
     format!(
-        "process.roles=broker,controller
-node.id=1
-listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+        "process.roles={roles}
+node.id={node}
+listeners={listeners}
+advertised.listeners={listeners}
 listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
@@ -189,8 +237,8 @@ broker.session.timeout.ms=3000
 
 auto.create.topics.enable=false
 num.partitions=4
-default.replication.factor=1
-min.insync.replicas=1
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
 message.max.bytes={MESSAGE_MAX_BYTES}
 replica.fetch.max.bytes={MESSAGE_MAX_BYTES}
 log.retention.hours=24
@@ -201,7 +249,7 @@ log.cleaner.dedupe.buffer.size=16777216
 
 group.initial.rebalance.delay.ms=0
 offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 transaction.state.log.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1

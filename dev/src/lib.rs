@@ -23,7 +23,7 @@ pub use backends::{
     BIN_DIR_VARIABLE, Backends, DATABASE_URL_VARIABLE, KAFKA_BROKERS_VARIABLE, LOG_DIR_VARIABLE, Stack,
 };
 pub use deployment::{Deployment, DeploymentOptions, Tokens};
-pub use kafka::{Kafka, KafkaOptions};
+pub use kafka::{Kafka, KafkaOptions, Member};
 pub use layout::{Layout, STATE_DIR_VARIABLE};
 pub use postgres::{Postgres, PostgresOptions, database_url};
 pub use readiness::{Dependency, Readiness};

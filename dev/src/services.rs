@@ -216,17 +216,20 @@ impl Services {
         self.until_ready(name).await
     }
 
-    /// Starts again what has ended by itself, without waiting for it; returns the names.
-    pub fn revive(&mut self) -> Result<Vec<String>> {
+    /// Instances that have ended by themselves, with their service.
+    pub fn dead(&self) -> impl Iterator<Item = (&str, Service)> {
         let ended = |instance: &Instance| {
             instance.process.as_ref().is_some_and(|process| process.exit_status().is_some())
         };
-        let ended: Vec<String> = self
-            .instances
+        self.instances
             .iter()
-            .filter(|(_, instance)| ended(instance))
-            .map(|(name, _)| name.clone())
-            .collect();
+            .filter(move |(_, instance)| ended(instance))
+            .map(|(name, instance)| (name.as_str(), instance.service))
+    }
+
+    /// Starts again what has ended by itself, without waiting for it; returns the names.
+    pub fn revive(&mut self) -> Result<Vec<String>> {
+        let ended: Vec<String> = self.dead().map(|(name, _)| name.to_owned()).collect();
         for name in &ended {
             let process = self.launch(name, self.instance(name)?)?;
             if let Some(instance) = self.instances.get_mut(name) {
@@ -248,6 +251,12 @@ impl Services {
             }
         }
         Ok(killed)
+    }
+
+    /// Gives the instances of a service another value of a variable from their next start on; an empty one takes it away.
+    pub fn set_environment(&mut self, service: Service, variable: &str, value: &str) {
+        self.options.environment.retain(|(of, name, _)| (*of, name.as_str()) != (service, variable));
+        self.options.environment.push((service, variable.into(), value.into()));
     }
 
     /// What was given at the start.
@@ -288,18 +297,21 @@ impl Services {
             Service::Partitions => vec!["run".into()],
             _ => vec![],
         };
+        let mut environment = self.environment(name, instance);
+        // An empty variable is no way to say "none" to a flag that takes an org or an address.
+        environment.retain(|(_, value)| !value.is_empty());
         Process::start(Launch {
             name: name.into(),
             program,
             arguments,
-            environment: self.environment(instance),
+            environment,
             log: self.options.logs.join(format!("{name}.log")),
             user: None,
             end_signal: Signal::SIGKILL,
         })
     }
 
-    fn environment(&self, instance: &Instance) -> Vec<(String, String)> {
+    fn environment(&self, name: &str, instance: &Instance) -> Vec<(String, String)> {
         let ServiceOptions { kafka_brokers, topic_prefix, database_url, rules, org, .. } = &self.options;
         let ServicePorts { ingest, api, syslog } = instance.ports;
         let mut variables = vec![
@@ -325,12 +337,14 @@ impl Services {
             }
             Service::Partitions | Service::Sink => {}
         }
+        if matches!(instance.service, Service::Enrich | Service::Detect | Service::Correlate | Service::Sink)
+        {
+            variables.push(("TIDEWATCH_INSTANCE_ID", name.to_owned()));
+        }
         let mut variables: BTreeMap<String, String> =
             variables.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let own = self.options.environment.iter().filter(|(service, _, _)| *service == instance.service);
         variables.extend(own.map(|(_, key, value)| (key.clone(), value.clone())));
-        // An empty variable is no way to say "none" to a flag that takes an org or an address.
-        variables.retain(|_, value| !value.is_empty());
         variables.into_iter().collect()
     }
 }

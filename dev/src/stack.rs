@@ -49,6 +49,7 @@ impl Stack {
             port: settings.ports.kafka,
             controller_port: settings.ports.kafka_controller,
             heap_mebibytes: KAFKA_HEAP_MEBIBYTES,
+            member: None,
         };
         let postgres = PostgresOptions {
             directory: directory.join("postgres"),
@@ -73,6 +74,7 @@ impl Stack {
             ports: settings.ports.services,
             environment: vec![],
             tokens: settings.tokens.take(),
+            replication: 1,
         };
         let mut deployment = Deployment::prepare(options).await?;
         settings.tokens = Some(deployment.tokens().clone());

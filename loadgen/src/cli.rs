@@ -190,6 +190,10 @@ pub struct ReplayArgs {
     /// Leave the times as they are
     #[arg(long)]
     pub keep_times: bool,
+
+    /// Events a second at most, whatever their times
+    #[arg(long, value_name = "EVENTS", conflicts_with = "speed")]
+    pub rate: Option<NonZeroU64>,
 }
 
 /// How fast a file is replayed.

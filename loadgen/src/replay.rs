@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ pub async fn run(args: ReplayArgs, pusher: Arc<Pusher>) -> anyhow::Result<Report
         bytes: 0,
         json: false,
         seq: 0,
+        started: Instant::now(),
     };
     for line in open(&args.file)?.split(b'\n') {
         let line = line.with_context(|| format!("cannot read {}", args.file.display()))?;
@@ -127,6 +129,7 @@ struct Sender<'a> {
     bytes: usize,
     json: bool,
     seq: u64,
+    started: Instant,
 }
 
 impl Sender<'_> {
@@ -157,6 +160,11 @@ impl Sender<'_> {
             first_seq: self.seq,
             count,
         };
+        if let Some(rate) = self.args.rate {
+            // What was late is made up for.
+            let due = self.started + Duration::from_secs_f64(self.seq as f64 / rate.get() as f64);
+            tokio::time::sleep_until(due.into()).await;
+        }
         self.seq += count;
         self.lines.clear();
         self.bytes = 0;

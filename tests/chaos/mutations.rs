@@ -1,0 +1,118 @@
+//! Guards that can be switched off, each with a scenario that must then fail: a proof that nothing can fail is none.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use tidewatch_dev::Service;
+
+use crate::scenarios;
+use crate::session::{RATE, Session};
+use crate::system::{System, Wishes};
+
+/// A guard, and what must notice that it is off.
+pub struct Mutation {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What is done without it.
+    pub about: &'static str,
+    /// Part of `make test`.
+    pub quick: bool,
+    /// The scenario with the guard off; an error is what is wanted.
+    pub run: for<'a> fn(&'a Session) -> scenarios::Running<'a>,
+}
+
+macro_rules! mutations {
+    ($($name:literal $quick:literal $about:literal => $run:expr;)*) => {
+        &[$(Mutation { name: $name, about: $about, quick: $quick, run: |session| Box::pin($run(session)) },)*]
+    };
+}
+
+/// All of them.
+pub const ALL: &[Mutation] = mutations! {
+    "no-fence" true "sink_commit does not look at epoch and position; a sink stands still, then goes on" => no_fence;
+    "offsets-apart" true "the sink commits rows first and positions after; kill -9 between the two" => offsets_apart;
+    "no-source-filter" true "the sink stores repeats of raw records; kill -9 of enrich after delivery" => no_source_filter;
+    "commit-before-delivery" true "enrich commits what it has not delivered; kill -9 with records under way" => commit_before_delivery;
+    "early-200" true "ingest answers before the broker does; the broker stands still, then kill -9 of ingest" => early_answer;
+    "evidence-added" true "the sink adds up what windows count instead of uniting; kill -9 of correlate" => evidence_added;
+    "early-locks" false "the sink locks rows at the start of its transaction; it stands still inside" => early_locks;
+};
+
+/// A run with these failpoints; the feed and the judging are those of every scenario.
+async fn run_with(session: &Session, environment: Vec<(Service, &'static str, String)>) -> Result<()> {
+    let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
+    run(session, &mut system).await
+}
+
+async fn run(session: &Session, system: &mut System) -> Result<()> {
+    let feed = system.feed(&session.input, RATE)?;
+    session.conclude(system, feed).await
+}
+
+fn failpoints(service: Service, points: &str) -> Vec<(Service, &'static str, String)> {
+    vec![(service, "FAILPOINTS", points.to_owned())]
+}
+
+async fn no_fence(session: &Session) -> Result<()> {
+    scenarios::zombie::copied_with(session, |system| {
+        Box::pin(async move {
+            let database = system.database().await?;
+            let name = "sink_commit";
+            let query = "SELECT pg_get_functiondef($1::text::regproc)";
+            let definition: String = database.query_one(query, &[&name]).await?.get(0);
+            let mutated = definition
+                .replace("IF v_fenced IS NOT NULL", "IF false")
+                .replace("IF v_moved IS NOT NULL", "IF false");
+            ensure!(mutated.matches("IF false").count() == 2, "sink_commit has another form than this knows");
+            Ok(database.batch_execute(&mutated).await?)
+        })
+    })
+    .await
+}
+
+async fn offsets_apart(session: &Session) -> Result<()> {
+    run_with(
+        session,
+        failpoints(Service::Sink, "sink.one_transaction=return;sink.rows_committed=3*off->1*return(kill)"),
+    )
+    .await
+}
+
+async fn no_source_filter(session: &Session) -> Result<()> {
+    let mut environment = failpoints(Service::Sink, "sink.source_filter=return");
+    environment.extend(failpoints(Service::Enrich, "enrich.delivered=2*off->1*return(kill)"));
+    run_with(session, environment).await
+}
+
+async fn commit_before_delivery(session: &Session) -> Result<()> {
+    run_with(
+        session,
+        failpoints(Service::Enrich, "enrich.delivery_first=return;enrich.produced=100*off->1*return(kill)"),
+    )
+    .await
+}
+
+async fn early_answer(session: &Session) -> Result<()> {
+    let name = "early-200";
+    let own = session.own(name).await?;
+    let environment = failpoints(Service::Ingest, "ingest.delivery_first=return");
+    let mut system = session.system_on(&own, name, Wishes { environment, ..Wishes::default() }).await?;
+    let feed = system.feed(&session.input, RATE)?;
+    system.until_stored(1_000).await?;
+    own.kafka.process().signal(Signal::SIGSTOP)?;
+    system.pass(Duration::from_secs(1)).await?;
+    system.services().process("ingest")?.kill().await?;
+    own.kafka.process().signal(Signal::SIGCONT)?;
+    session.conclude(&mut system, feed).await
+}
+
+async fn evidence_added(session: &Session) -> Result<()> {
+    let mut environment = failpoints(Service::Sink, "sink.evidence_united=return");
+    environment.extend(failpoints(Service::Correlate, "correlate.applied=100*off->1*return(kill)"));
+    run_with(session, environment).await
+}
+
+async fn early_locks(session: &Session) -> Result<()> {
+    scenarios::zombie::copied_with_failpoints(session, "sink.locks_last=return").await
+}

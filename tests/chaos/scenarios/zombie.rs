@@ -1,0 +1,121 @@
+//! A sink that stands still while another takes its place, and then goes on as if nothing had been.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use rand::Rng;
+use tidewatch_dev::Service;
+
+use crate::scenarios::Running;
+use crate::session::{RATE, Session};
+use crate::system::{System, Wishes};
+
+/// The group's session timeout and two seconds.
+const TAKEOVER: Duration = Duration::from_secs(12);
+/// A sink beside the one that stands still goes on with its own partitions.
+const NEIGHBOUR: Duration = Duration::from_secs(3);
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const SAID: &str = "taken by another sink";
+
+/// Something to do with a system before it is used.
+pub type Prepare = for<'a> fn(&'a System) -> Running<'a>;
+
+pub async fn copied(session: &Session) -> Result<()> {
+    stop_in_transaction(session, "", |_| Box::pin(async { Ok(()) })).await
+}
+
+/// With something done to the system first.
+pub async fn copied_with(session: &Session, prepare: Prepare) -> Result<()> {
+    stop_in_transaction(session, "", prepare).await
+}
+
+/// With more failpoints.
+pub async fn copied_with_failpoints(session: &Session, more: &str) -> Result<()> {
+    stop_in_transaction(session, more, |_| Box::pin(async { Ok(()) })).await
+}
+
+async fn stop_in_transaction(session: &Session, more: &str, prepare: Prepare) -> Result<()> {
+    let passes = session.rng("zombie-copied").random_range(3..10);
+    let failpoints = format!("sink.copied={passes}*off->1*return(stop);{more}");
+    let mut system = two_sinks(session, failpoints).await?;
+    prepare(&system).await?;
+    let feed = system.feed(&session.input, RATE)?;
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while !is_stopped(&mut system)? {
+        ensure!(Instant::now() < deadline, "the sink has not come by its failpoint");
+        system.pass(Duration::from_millis(10)).await?;
+    }
+    take_over(&mut system).await?;
+    system.services().process("sink")?.signal(Signal::SIGCONT)?;
+    session.conclude(&mut system, feed).await?;
+    let log = std::fs::read_to_string(system.log("sink")).context("reading the log of the sink")?;
+    ensure!(log.contains(SAID), "the sink that stood still does not say that its partitions were {SAID}");
+    ensure!(system.deaths.is_empty(), "died: {:?}", system.deaths);
+    system.stop().await
+}
+
+pub async fn random(session: &Session) -> Result<()> {
+    let wait = session.rng("zombie-random").random_range(1_000..5_000);
+    let mut system = two_sinks(session, String::new()).await?;
+    let feed = system.feed(&session.input, RATE)?;
+    system.until_stored(1).await?;
+    system.pass(Duration::from_millis(wait)).await?;
+    system.services().process("sink")?.signal(Signal::SIGSTOP)?;
+    take_over(&mut system).await?;
+    system.services().process("sink")?.signal(Signal::SIGCONT)?;
+    session.conclude(&mut system, feed).await?;
+    ensure!(system.deaths.is_empty(), "died: {:?}", system.deaths);
+    system.stop().await
+}
+
+/// A system whose first sink has these failpoints and whose second has none, each with a share of the partitions.
+pub async fn two_sinks(session: &Session, failpoints: String) -> Result<System> {
+    let environment = vec![(Service::Sink, "FAILPOINTS", failpoints)];
+    let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
+    system.arm(Service::Sink, "");
+    let second = system.services().spawn(Service::Sink)?;
+    system.services().until_ready(&second).await?;
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while system.assigned(&second).await? == 0 || system.assigned("sink").await? == 0 {
+        ensure!(Instant::now() < deadline, "the partitions are not shared between the sinks");
+        system.pass(Duration::from_millis(50)).await?;
+    }
+    Ok(system)
+}
+
+/// Waits until the other sink holds every partition, which must not take longer than the group does to notice.
+pub async fn take_over(system: &mut System) -> Result<()> {
+    let stopped = Instant::now();
+    let database = system.database().await?;
+    let clock: String = database.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
+    let behind =
+        "SELECT count(*) FROM sink_partition WHERE topic = 'events' AND updated_at < $1::text::timestamptz";
+    let of_neighbour = "SELECT count(*) FROM sink_ledger WHERE committed_at > $1::text::timestamptz";
+    let mut neighbour = None;
+    loop {
+        let left: i64 = database.query_one(behind, &[&clock]).await?.get(0);
+        if neighbour.is_none() && database.query_one(of_neighbour, &[&clock]).await?.get::<_, i64>(0) > 0 {
+            neighbour = Some(stopped.elapsed());
+        }
+        if left == 0 {
+            break;
+        }
+        if stopped.elapsed() > TAKEOVER {
+            bail!("{left} partitions were not taken over within {TAKEOVER:?}: the successor is blocked");
+        }
+        system.pass(Duration::from_millis(20)).await?;
+    }
+    let neighbour = neighbour.unwrap_or_else(|| stopped.elapsed());
+    ensure!(neighbour < NEIGHBOUR, "the other sink stored nothing for {neighbour:?}: it was blocked");
+    println!("    taken over after {:.1} s", stopped.elapsed().as_secs_f32());
+    Ok(())
+}
+
+fn is_stopped(system: &mut System) -> Result<bool> {
+    let pid = system.services().process("sink")?.pid();
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading the state of the sink")?;
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    Ok(state == Some("T"))
+}

@@ -4,7 +4,10 @@ mod assignment;
 mod context;
 mod input;
 mod options;
+mod reading;
 mod rebalance;
+#[cfg(test)]
+mod simulation;
 mod stats;
 mod worker;
 
@@ -126,7 +129,7 @@ impl Consumer {
     /// The client refused; nothing has changed.
     pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
         let Some(client) = self.committer.client.upgrade() else { return Ok(()) };
-        self.committer.shared.assignment.pause(&client, partitions)
+        self.committer.shared.assignment.pause(&*client, partitions)
     }
 
     /// Reads these partitions on, from where they were paused.
@@ -135,7 +138,7 @@ impl Consumer {
     /// The client refused; nothing has changed.
     pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
         let Some(client) = self.committer.client.upgrade() else { return Ok(()) };
-        self.committer.shared.assignment.resume(&client, partitions)
+        self.committer.shared.assignment.resume(&*client, partitions)
     }
 
     /// Counts, and the last statistics of the client.

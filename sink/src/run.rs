@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use kafka::{
-    Admin, ConsumeError, Consumer, ConsumerOptions, Input, Record, Reply, Start, StartAt, TopicPartition,
-};
+use kafka::{Admin, ConsumeError, Consumer, ConsumerOptions, Input, Record, Reply, StartAt, TopicPartition};
 use schemas::Micros;
 use service::{Dependency, Shutdown, metrics};
 
 use crate::batch::Incoming;
 use crate::config::Config;
 use crate::intake::Intake;
-use crate::pipeline::{Event, Pipeline};
+use crate::pipeline::Pipeline;
 use crate::position::{PartitionKey, Position, Topic};
+use crate::stages::Event;
 use crate::write::{self, Writer};
 
 /// Bytes that the consumer reads ahead.
@@ -248,11 +247,7 @@ impl Sink {
                 let Some(held) = self.acquire(&keys).await? else { return Ok(false) };
                 let start = |(at, key): (TopicPartition, &PartitionKey)| {
                     let position = held.get(key).map_or(Position::START, |held| held.position);
-                    let start = match position.next_offset {
-                        0 => Start::Beginning,
-                        next => Start::Offset(next),
-                    };
-                    StartAt { at, start }
+                    StartAt { at, start: position.start() }
                 };
                 reply.send(partitions.into_iter().zip(&keys).map(start).collect());
                 self.intake.assign(&held);

@@ -15,8 +15,12 @@ use crate::encode::Refusal;
 use crate::encode::time::{self, Planned};
 use crate::prepare::table::{RowAt, Table};
 
+#[cfg(test)]
+mod simulation;
+
 /// Refused rows that are looked for one by one, per org and minute. Beyond, the smallest run of an org's rows that is
-/// refused is set aside whole: one org's bad data must not take the database from the others.
+/// refused is set aside whole: one org's bad data must not take the database from the others. A month that should have a
+/// partition is waited for even then.
 const ROWS_PER_ORG: u32 = 64;
 const WINDOW: Duration = Duration::from_secs(60);
 /// The same over all orgs, for a batch.
@@ -62,8 +66,8 @@ struct Why {
 /// The search as a pure state machine. [`next`](Self::next) says which rows to try; if they are refused,
 /// [`refused`](Self::refused) is to be told.
 ///
-/// Of `n` rows it tries `2 · Σ min(2^level, k)` ranges at most over the `⌈log2 n⌉` levels of halving, `k` being the rows and
-/// runs it finds: at most `2 k ⌈log2 n⌉`, or both halves where it finds nothing.
+/// Of `n` rows it tries `2 · Σ min(2^level, k)` ranges at most, over the `⌈log2 n⌉` levels of halving, `k` being the rows and
+/// runs it sets aside: no more than `2 k ⌈log2 n⌉`, or both halves where it finds nothing. A run may cost one more.
 struct Bisect<'a> {
     target: Target,
     table: &'a Table,
@@ -107,10 +111,33 @@ impl<'a> Bisect<'a> {
             self.found.push((*first, self.reason(range, why)?));
             budget.spend(&org, self.now);
         } else if first.org == last.org && budget.is_spent(&org) {
-            let refusal = Refusal::RefusedUnexamined(why.text.clone());
-            self.found.extend(rows.iter().map(|row| (*row, refusal.clone())));
+            self.set_aside(range, why)?;
         } else {
             self.stack.extend(halves(range));
+        }
+        Ok(())
+    }
+
+    /// Sets a run of one org's rows aside unexamined; but where it is for the lack of a partition, not those of months that
+    /// should have one: they are tried again, and waited for. Rows of an org are in the order of their times.
+    fn set_aside(&mut self, range: Range<usize>, why: &Why) -> Result<(), Failure> {
+        let mut kept = range.start..range.start;
+        if why.lacks_partition {
+            let due = |row: &usize| self.planned.contains(time_of(&self.table.bytes(*row..*row + 1)));
+            if let (Some(first), Some(last)) = (range.clone().find(due), range.clone().rfind(due)) {
+                kept = first..last + 1;
+            }
+        }
+        if kept == range {
+            return Err(Failure::NoPartition(self.target.name().to_owned()));
+        }
+        let refusal = Refusal::RefusedUnexamined(why.text.clone());
+        for part in [range.start..kept.start, kept.end..range.end] {
+            let rows = self.table.rows().get(part).unwrap_or_default();
+            self.found.extend(rows.iter().map(|row| (*row, refusal.clone())));
+        }
+        if !kept.is_empty() {
+            self.stack.push(kept);
         }
         Ok(())
     }

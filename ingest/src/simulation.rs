@@ -131,6 +131,8 @@ fn pushes(schedule: &mut Schedule, without: Without) -> Result<(), String> {
     let mut partitions = if schedule.chance(5) { 0 } else { 1 + schedule.within(0, 2) as i32 };
     publisher.set_partitions(partitions, partitions);
     let (mut open, mut records) = (Vec::<Open>::new(), Records::default());
+    // Batches that are full by records or by bytes take longest.
+    let heavy = schedule.chance(8);
     for _ in 0..20 + schedule.below(60) {
         match schedule.below(12) {
             0..=1 => {
@@ -139,7 +141,7 @@ fn pushes(schedule: &mut Schedule, without: Without) -> Result<(), String> {
                 records.fates.push(Vec::new());
                 open.push(Open { number, ticket: Some(ticket), receipt, left, begun: false, refused: false });
             }
-            2..=6 => advance(schedule, &publisher, partitions, &mut open, &mut records, without),
+            2..=6 => advance(schedule, &publisher, partitions, &mut open, &mut records, without, heavy),
             7 => {
                 schedule.step(|| "flush".to_owned());
                 publisher.flush();
@@ -161,7 +163,7 @@ fn pushes(schedule: &mut Schedule, without: Without) -> Result<(), String> {
 
     // Everything is given its end, and with it every push its answer.
     while open.iter().any(|push| push.ticket.is_some()) {
-        advance(schedule, &publisher, partitions, &mut open, &mut records, without);
+        advance(schedule, &publisher, partitions, &mut open, &mut records, without, heavy);
     }
     publisher.flush();
     while !producer.0.lock().in_flight.is_empty() {
@@ -196,6 +198,7 @@ fn advance(
     open: &mut [Open],
     records: &mut Records,
     without: Without,
+    heavy: bool,
 ) {
     let mut going: Vec<&mut Open> = open.iter_mut().filter(|push| push.ticket.is_some()).collect();
     let chosen = schedule.below(going.len());
@@ -212,9 +215,10 @@ fn advance(
     push.left -= 1;
     let fates = &mut records.fates[push.number];
     let first = fates.len();
-    let texts: Vec<String> = (0..count(schedule))
+    let texts: Vec<String> = (0..count(schedule, heavy))
         .map(|n| {
-            let bytes = if schedule.chance(2) { schedule.below(MAX_BATCH_BYTES / 2 - 512) } else { 0 };
+            let bytes =
+                if heavy && schedule.chance(5) { schedule.below(MAX_BATCH_BYTES / 2 - 512) } else { 0 };
             let mut text = format!("{}.{}", push.number, first + n);
             text.extend(std::iter::repeat_n(' ', bytes));
             text
@@ -254,10 +258,10 @@ fn advance(
     }
 }
 
-fn count(schedule: &mut Schedule) -> usize {
-    match schedule.below(40) {
-        0 => 400 + schedule.below(300),
-        1..=8 => 0,
+fn count(schedule: &mut Schedule, heavy: bool) -> usize {
+    match schedule.below(20) {
+        0 if heavy => 400 + schedule.below(300),
+        1..=4 => 0,
         _ => 1 + schedule.below(4),
     }
 }

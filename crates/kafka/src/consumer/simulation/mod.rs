@@ -16,7 +16,7 @@ use client::{Change, Client};
 use owner::Owner;
 use thread::Thread;
 
-const SIMULATION: Simulation = Simulation::new("assignment", 12_000);
+const SIMULATION: Simulation = Simulation::new("assignment", 100_000);
 
 /// What is taken away to see whether it is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,8 @@ mod problem;
 mod publish;
 mod receipt;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod split;
 mod syslog;
 mod tokens;

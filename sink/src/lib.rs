@@ -9,6 +9,8 @@
 //! whole or not at all, and only by the sink that holds its partitions:
 //!
 //! - [`position`] says of every record whether it continues what is stored, repeats it, or leaves a gap.
+//! - [`intake`] takes records of the partitions held into a batch, and [`stages`] says which batch is prepared and written
+//!   next.
 //! - [`prepare`] turns records into rows of COPY's binary format ([`encode`]), sorted and counted.
 //! - [`write`](mod@write) sends them and closes with `sink_commit`, which refuses unless every partition still has the
 //!   epoch and position that the batch was built on.
@@ -23,11 +25,12 @@ mod config;
 pub mod encode;
 pub mod identity;
 pub mod incidents;
-mod intake;
+pub mod intake;
 mod pipeline;
 pub mod position;
 pub mod prepare;
 mod run;
+pub mod stages;
 pub mod write;
 
 pub use config::Config;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use kafka::Start;
 use schemas::Source;
 use uuid::Uuid;
 
@@ -65,6 +66,14 @@ pub struct Position {
 impl Position {
     /// Before the first record.
     pub const START: Position = Position { next_offset: 0, source_topic_id: None, next_source: 0 };
+
+    /// Where reading starts. What has never been read begins where the log does.
+    pub fn start(&self) -> Start {
+        match self.next_offset {
+            0 => Start::Beginning,
+            next => Start::Offset(next),
+        }
+    }
 }
 
 /// What becomes of a record.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use kafka::{
-    Admin, ConsumeError, Consumer, ConsumerOptions, Input, Record, Reply, Start, StartAt, TopicPartition,
-};
+use kafka::{Admin, ConsumeError, Consumer, ConsumerOptions, Input, Record, Reply, StartAt, TopicPartition};
 use schemas::Micros;
 use service::{Dependency, Shutdown, metrics};
 use tokio::time::MissedTickBehavior;
@@ -15,8 +13,9 @@ use tokio::time::MissedTickBehavior;
 use crate::batch::Incoming;
 use crate::config::Config;
 use crate::intake::Intake;
-use crate::pipeline::{Event, Pipeline};
+use crate::pipeline::Pipeline;
 use crate::position::{PartitionKey, Position, Topic};
+use crate::stages::Event;
 use crate::write::{self, Writer};
 
 /// Bytes that the consumer reads ahead.
@@ -213,7 +212,7 @@ impl Sink {
                 self.committed.extend(ranges.map(|(partition, range)| (*partition, range.next.next_offset)));
             }
             // The writer has told of it.
-            Event::Fenced => {}
+            Event::Fenced(_) => {}
             Event::GivenUp => {
                 tracing::warn!(
                     "the database did not answer; nothing is lost, what was not written is read again"
@@ -244,11 +243,7 @@ impl Sink {
                 let Some(held) = self.acquire(&keys).await? else { return Ok(false) };
                 let start = |(at, key): (TopicPartition, &PartitionKey)| {
                     let position = held.get(key).map_or(Position::START, |held| held.position);
-                    let start = match position.next_offset {
-                        0 => Start::Beginning,
-                        next => Start::Offset(next),
-                    };
-                    StartAt { at, start }
+                    StartAt { at, start: position.start() }
                 };
                 reply.send(partitions.into_iter().zip(&keys).map(start).collect());
                 self.intake.assign(&held);

@@ -15,8 +15,12 @@ use crate::encode::Refusal;
 use crate::encode::time::{self, Planned};
 use crate::prepare::table::{RowAt, Table};
 
+#[cfg(test)]
+mod simulation;
+
 /// Refused rows that are looked for one by one, per org and minute. Beyond, the smallest run of an org's rows that is
-/// refused is set aside whole: one org's bad data must not take the database from the others.
+/// refused is set aside whole: one org's bad data must not take the database from the others. A month that should have a
+/// partition is waited for even then.
 const ROWS_PER_ORG: u32 = 64;
 const WINDOW: Duration = Duration::from_secs(60);
 /// The same over all orgs, for a batch.
@@ -32,21 +36,121 @@ pub struct Budget {
 }
 
 impl Budget {
-    fn begin_batch(&mut self) {
+    fn begin_batch(&mut self, now: Instant) {
         self.batch = 0;
-        self.orgs.retain(|_, (since, _)| since.elapsed() < WINDOW);
+        self.orgs.retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
         if self.orgs.len() > MAX_ORGS {
             self.orgs.clear();
         }
     }
 
-    fn spend(&mut self, org: &Arc<str>) {
+    fn spend(&mut self, org: &Arc<str>, now: Instant) {
         self.batch += 1;
-        self.orgs.entry(Arc::clone(org)).or_insert_with(|| (Instant::now(), 0)).1 += 1;
+        self.orgs.entry(Arc::clone(org)).or_insert((now, 0)).1 += 1;
     }
 
     fn is_spent(&self, org: &Arc<str>) -> bool {
         self.batch >= ROWS_PER_BATCH || self.orgs.get(org).is_some_and(|(_, rows)| *rows >= ROWS_PER_ORG)
+    }
+}
+
+/// Why some rows were refused.
+#[derive(Debug, Clone)]
+struct Why {
+    /// One of them has no partition to go to.
+    lacks_partition: bool,
+    /// What Postgres said.
+    text: String,
+}
+
+/// The search as a pure state machine. [`next`](Self::next) says which rows to try; if they are refused,
+/// [`refused`](Self::refused) is to be told.
+///
+/// Of `n` rows it tries `2 · Σ min(2^level, k)` ranges at most, over the `⌈log2 n⌉` levels of halving, `k` being the rows and
+/// runs it sets aside: no more than `2 k ⌈log2 n⌉`, or both halves where it finds nothing. A run may cost one more.
+struct Bisect<'a> {
+    target: Target,
+    table: &'a Table,
+    org_names: &'a [Arc<str>],
+    planned: &'a Planned,
+    now: Instant,
+    /// Ranges to try; the last one next.
+    stack: Vec<Range<usize>>,
+    found: Vec<(RowAt, Refusal)>,
+}
+
+impl<'a> Bisect<'a> {
+    /// The search in a table that was refused as a whole.
+    fn new(
+        target: Target,
+        table: &'a Table,
+        org_names: &'a [Arc<str>],
+        planned: &'a Planned,
+        budget: &mut Budget,
+        now: Instant,
+    ) -> Self {
+        budget.begin_batch(now);
+        let stack = halves(0..table.rows().len());
+        Self { target, table, org_names, planned, now, stack, found: Vec::new() }
+    }
+
+    /// The rows to try next.
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.stack.pop()
+    }
+
+    /// These rows were refused.
+    ///
+    /// # Errors
+    /// [`Failure::NoPartition`] for a row whose month should be there.
+    fn refused(&mut self, range: Range<usize>, why: &Why, budget: &mut Budget) -> Result<(), Failure> {
+        let rows = self.table.rows().get(range.clone()).unwrap_or_default();
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(()) };
+        let org = self.org_names.get(first.org as usize).cloned().unwrap_or_default();
+        if rows.len() == 1 {
+            self.found.push((*first, self.reason(range, why)?));
+            budget.spend(&org, self.now);
+        } else if first.org == last.org && budget.is_spent(&org) {
+            self.set_aside(range, why)?;
+        } else {
+            self.stack.extend(halves(range));
+        }
+        Ok(())
+    }
+
+    /// Sets a run of one org's rows aside unexamined; but where it is for the lack of a partition, not those of months that
+    /// should have one: they are tried again, and waited for. Rows of an org are in the order of their times.
+    fn set_aside(&mut self, range: Range<usize>, why: &Why) -> Result<(), Failure> {
+        let mut kept = range.start..range.start;
+        if why.lacks_partition {
+            let due = |row: &usize| self.planned.contains(time_of(&self.table.bytes(*row..*row + 1)));
+            if let (Some(first), Some(last)) = (range.clone().find(due), range.clone().rfind(due)) {
+                kept = first..last + 1;
+            }
+        }
+        if kept == range {
+            return Err(Failure::NoPartition(self.target.name().to_owned()));
+        }
+        let refusal = Refusal::RefusedUnexamined(why.text.clone());
+        for part in [range.start..kept.start, kept.end..range.end] {
+            let rows = self.table.rows().get(part).unwrap_or_default();
+            self.found.extend(rows.iter().map(|row| (*row, refusal.clone())));
+        }
+        if !kept.is_empty() {
+            self.stack.push(kept);
+        }
+        Ok(())
+    }
+
+    fn reason(&self, row: Range<usize>, why: &Why) -> Result<Refusal, Failure> {
+        if !why.lacks_partition {
+            return Ok(Refusal::Refused(why.text.clone()));
+        }
+        let time = time_of(&self.table.bytes(row));
+        if self.planned.contains(time) {
+            return Err(Failure::NoPartition(self.target.name().to_owned()));
+        }
+        Ok(Refusal::NoPartition(time::to_text(time)))
     }
 }
 
@@ -62,29 +166,14 @@ pub async fn copy(
     planned: &Planned,
     budget: &mut Budget,
 ) -> Result<Vec<(RowAt, Refusal)>, Failure> {
-    budget.begin_batch();
-    let mut refused = Vec::new();
-    // The whole was refused already.
-    let mut stack = halves(0..table.rows().len());
-    while let Some(range) = stack.pop() {
-        let Err(error) = attempt(session, target, table, range.clone()).await.map_err(|e| Failure::of(&e))?
-        else {
-            continue;
-        };
-        let rows = table.rows().get(range.clone()).unwrap_or_default();
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { continue };
-        let org = org_names.get(first.org as usize).cloned().unwrap_or_default();
-        if rows.len() == 1 {
-            refused.push((*first, reason(target, table, range, &error, planned)?));
-            budget.spend(&org);
-        } else if first.org == last.org && budget.is_spent(&org) {
-            let refusal = Refusal::RefusedUnexamined(describe(&error));
-            refused.extend(rows.iter().map(|row| (*row, refusal.clone())));
-        } else {
-            stack.extend(halves(range));
+    let mut bisect = Bisect::new(target, table, org_names, planned, budget, Instant::now());
+    while let Some(range) = bisect.next() {
+        let tried = attempt(session, target, table, range.clone()).await.map_err(|e| Failure::of(&e))?;
+        if let Err(why) = tried {
+            bisect.refused(range, &why, budget)?;
         }
     }
-    Ok(refused)
+    Ok(bisect.found)
 }
 
 /// Copies some rows under a savepoint. The inner error is a refusal, after which the transaction goes on.
@@ -93,33 +182,16 @@ async fn attempt(
     target: Target,
     table: &Table,
     range: Range<usize>,
-) -> Result<Result<(), Error>, Error> {
+) -> Result<Result<(), Why>, Error> {
     session.execute("SAVEPOINT part").await?;
     match session.copy(target, table.bytes(range)).await {
         Ok(_) => session.execute("RELEASE SAVEPOINT part").await.map(Ok),
         Err(error) if lacks_partition(&error) || classify(&error) == Class::Data => {
             session.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
-            Ok(Err(error))
+            Ok(Err(Why { lacks_partition: lacks_partition(&error), text: describe(&error) }))
         }
         Err(error) => Err(error),
     }
-}
-
-fn reason(
-    target: Target,
-    table: &Table,
-    row: Range<usize>,
-    error: &Error,
-    planned: &Planned,
-) -> Result<Refusal, Failure> {
-    if !lacks_partition(error) {
-        return Ok(Refusal::Refused(describe(error)));
-    }
-    let time = time_of(&table.bytes(row));
-    if planned.contains(time) {
-        return Err(Failure::NoPartition(target.name().to_owned()));
-    }
-    Ok(Refusal::NoPartition(time::to_text(time)))
 }
 
 /// The time of an encoded row: its first field, after the number of fields and its own length.

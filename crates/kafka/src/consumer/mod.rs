@@ -4,7 +4,10 @@ mod assignment;
 mod context;
 mod input;
 mod options;
+mod reading;
 mod rebalance;
+#[cfg(test)]
+mod simulation;
 mod stats;
 mod worker;
 

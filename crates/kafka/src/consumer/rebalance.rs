@@ -75,7 +75,7 @@ fn assign(worker: &mut Worker, assigned: &TopicPartitionList) -> Result<(), End>
     // The starts are part of the assignment: a seek after it may be lost (librdkafka issue 1767).
     worker.client.incremental_assign(&from).map_err(|error| Error::new(action(), &error))?;
     worker.shared.assignment.add(partitions);
-    worker.positions.add(positions);
+    worker.reading.assign(positions);
     Ok(())
 }
 
@@ -99,7 +99,7 @@ fn revoke(worker: &mut Worker, revoked: &TopicPartitionList) -> Result<(), End> 
     }
     worker.shared.assignment.remove(&partitions);
     worker.shared.unconfirmed.lock().retain(|partition, _| !partitions.contains(partition));
-    worker.positions.remove(&partitions);
+    worker.reading.revoke(&partitions);
     let action = || format!("giving up {}", named(&partitions));
     worker.client.incremental_unassign(revoked).map_err(|error| Error::new(action(), &error))?;
     Ok(())
@@ -173,7 +173,7 @@ fn resolve(
 }
 
 /// Every partition assigned has one start, and no other has any.
-fn check(partitions: &[TopicPartition], starts: &[StartAt]) -> Result<(), String> {
+pub(super) fn check(partitions: &[TopicPartition], starts: &[StartAt]) -> Result<(), String> {
     for partition in partitions {
         let count = starts.iter().filter(|start| start.at == *partition).count();
         if count != 1 {

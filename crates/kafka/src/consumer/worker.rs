@@ -8,10 +8,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::util::Timeout;
 
-use super::assignment::Positions;
 use super::context::Context;
 use super::input::{ConsumeError, Input};
 use super::options::ConsumerOptions;
+use super::reading::Reading;
 use super::{Shared, rebalance};
 use crate::error::{Class, Error};
 use crate::queue::Refused;
@@ -28,9 +28,7 @@ pub(super) struct Worker {
     pub(super) client: Arc<BaseConsumer<Context>>,
     pub(super) shared: Arc<Shared>,
     pub(super) options: ConsumerOptions,
-    pub(super) positions: Positions,
-    batch: Vec<Record>,
-    batch_bytes: usize,
+    pub(super) reading: Reading,
 }
 
 /// Why the thread ends.
@@ -53,7 +51,7 @@ impl Worker {
         shared: Arc<Shared>,
         options: ConsumerOptions,
     ) -> Self {
-        Self { client, shared, options, positions: Positions::default(), batch: Vec::new(), batch_bytes: 0 }
+        Self { client, shared, options, reading: Reading::default() }
     }
 
     /// Consumes until stopped or failed, then leaves the group.
@@ -72,20 +70,18 @@ impl Worker {
         let client = Arc::clone(&self.client);
         while !self.shared.stopping() {
             // Waits for a first record, takes what is there besides, and hands over.
-            let patience = if self.batch.is_empty() { POLL_INTERVAL } else { Duration::ZERO };
+            let patience = if self.reading.is_empty() { POLL_INTERVAL } else { Duration::ZERO };
             match client.poll(Timeout::After(patience)) {
                 Some(Ok(message)) => {
                     self.take(&message);
-                    if self.batch.len() < self.options.max_batch_records
-                        && self.batch_bytes < self.options.max_batch_bytes
-                    {
+                    if !self.reading.is_full(self.options.max_batch_records, self.options.max_batch_bytes) {
                         continue;
                     }
                 }
                 Some(Err(error)) => self.judge(&error)?,
                 None => {}
             }
-            while !self.batch.is_empty() {
+            while !self.reading.is_empty() {
                 self.hand_over()?;
             }
             while let Some(change) = client.context().next_change() {
@@ -97,20 +93,16 @@ impl Worker {
 
     fn take(&mut self, message: &BorrowedMessage<'_>) {
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        let Some((at, position_before)) = self.positions.advance(topic, partition, offset) else {
+        let make = |topic, position_before| Record::from_message(message, topic, position_before);
+        if !self.reading.take(topic, partition, offset, make) {
             tracing::debug!(topic, partition, offset, "dropped a record of a partition that is not assigned");
-            return;
-        };
-        let record = Record::from_message(message, at.topic, position_before);
-        self.batch_bytes += record.weight();
-        self.batch.push(record);
+        }
     }
 
     /// Puts the batch into the queue. While there is no room, fetching is paused and polling goes on, so that the group
     /// sees a live member however long its owner waits for something else.
     fn hand_over(&mut self) -> Result<(), End> {
-        let records = std::mem::take(&mut self.batch);
-        let weight = std::mem::take(&mut self.batch_bytes);
+        let (records, weight) = self.reading.batch();
         let payload_bytes = records.iter().map(|record| record.payload.len()).sum();
         self.shared.counters.handed_over(records.len(), payload_bytes);
         let mut input = Input::Records(records);
@@ -123,7 +115,7 @@ impl Worker {
                 Err(Refused::Full(refused)) => input = refused,
             }
             if !paused {
-                self.shared.assignment.set_backpressure(&self.client, true)?;
+                self.shared.assignment.set_backpressure(&*self.client, true)?;
                 self.shared.counters.paused();
                 (paused, patience) = (true, POLL_INTERVAL);
             }
@@ -141,7 +133,7 @@ impl Worker {
             }
         }
         if paused {
-            self.shared.assignment.set_backpressure(&self.client, false)?;
+            self.shared.assignment.set_backpressure(&*self.client, false)?;
         }
         Ok(())
     }
@@ -163,7 +155,7 @@ impl Worker {
 
     /// The client does not say which partition it was.
     fn find_out_of_range(&self) -> Result<(), End> {
-        for (partition, position) in self.positions.all() {
+        for (partition, position) in self.reading.positions() {
             let marks = self.client.fetch_watermarks(&partition.topic, partition.partition, REQUEST_TIMEOUT);
             if let Ok((low, high)) = marks
                 && !(low..=high).contains(position)

@@ -52,6 +52,8 @@ pub enum Event {
     Committed(Batch),
     /// Some partitions of a batch are another sink's; it is written again without them.
     Fenced(Vec<PartitionKey>),
+    /// Some pushes of a batch are in the database; it is prepared again without them.
+    Known,
     /// The process is stopping and the database did not answer.
     GivenUp,
 }
@@ -184,6 +186,11 @@ impl Pipeline {
         match written {
             Written::Committed => Event::Committed(batch),
             Written::GivenUp => Event::GivenUp,
+            Written::Known(known) => {
+                batch.learn(known);
+                self.stages.push_front(Stage::Closed(batch));
+                Event::Known
+            }
             Written::Fenced(partitions) => {
                 let fenced = intake.fence(&batch, &partitions);
                 batch.remove(&partitions);

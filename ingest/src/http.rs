@@ -13,14 +13,15 @@ use hyper::{HeaderMap, Method, Request, Response};
 use schemas::{Micros, Stream};
 use serde_json::json;
 use service::metrics;
-use sha2::{Digest, Sha256};
 
 use crate::body::{self, Bounds, Encoding};
 use crate::budget::{Budget, Lease, Org};
+use crate::keys::Keys;
 use crate::problem::Problem;
 use crate::publish::{MAX_SENDER_BYTES, Publisher, Push, explain};
 use crate::receipt::{Failure, Receipt, Ticket};
 use crate::split::{Layout, Malformed, Split, split};
+use crate::stored::Stored;
 use crate::tokens::Tokens;
 
 /// Header that names whose records these are, where one connection carries those of many.
@@ -41,6 +42,10 @@ pub struct PushApi {
     pub tokens: Arc<Tokens>,
     /// Where pushes go.
     pub publisher: Arc<Publisher>,
+    /// Keyed pushes known here.
+    pub keys: Arc<Keys>,
+    /// Those that Postgres knows.
+    pub stored: Stored,
     /// Bytes under way.
     pub budget: Arc<Budget>,
     /// Bounds of a body.
@@ -51,9 +56,26 @@ pub struct PushApi {
     pub port: u16,
 }
 
+/// A body with all that was said about it.
+pub struct Received {
+    /// Where it goes.
+    pub stream: Stream,
+    /// Whose it is.
+    pub org: Arc<Org>,
+    /// How its records are delimited.
+    pub layout: Layout,
+    /// Whose records these are.
+    pub sender: String,
+    /// Its bytes under way.
+    pub lease: Lease,
+    encoding: Encoding,
+    sent: Bytes,
+}
+
 /// A push that was taken, in part at least.
-struct Taken {
-    accepted: usize,
+pub struct Taken {
+    /// Records taken.
+    pub accepted: usize,
     rejected: serde_json::Value,
     unlisted: usize,
 }
@@ -114,34 +136,32 @@ impl PushApi {
         let mut lease = Lease::new(Arc::clone(&self.budget), Arc::clone(&org));
         let sent = body::read(headers, body, self.bounds, &mut lease).await?;
 
-        let inline = encoding == Encoding::Identity && sent.len() <= INLINE_BYTES;
-        let incoming = Received { stream, org, layout, encoding, key, sender, sent, lease };
-        let added = if inline {
-            self.add(incoming)?
-        } else {
-            let this = Arc::clone(self);
-            tokio::task::spawn_blocking(move || this.add(incoming))
-                .await
-                .map_err(|_| Problem::unavailable("the push could not be taken apart"))??
-        };
-        self.acknowledged(added).await
+        let received = Received { stream, org, layout, sender, lease, encoding, sent };
+        match key {
+            Some(key) => self.keyed(received, key).await,
+            None => {
+                let this = Arc::clone(self);
+                let added = beside(received.is_large(), move || this.add(received)).await?;
+                self.acknowledged(added).await
+            }
+        }
+    }
+
+    /// The body, decompressed.
+    pub fn decoded(&self, received: &mut Received) -> Result<Bytes, Problem> {
+        let sent = std::mem::take(&mut received.sent);
+        metrics::INGEST_RECEIVED.with(["http"]).add(sent.len() as u64);
+        let body = body::decode(received.encoding, sent, self.bounds.max_bytes, &mut received.lease)?;
+        metrics::INGEST_DECODED.with(["http"]).add(body.len() as u64);
+        Ok(body)
     }
 
     /// Takes a body apart and adds its records to batches. Work without waiting.
-    fn add(&self, incoming: Received) -> Result<Added, Problem> {
-        let Received { stream, org, layout, encoding, key, sender, sent, mut lease } = incoming;
-        metrics::INGEST_RECEIVED.with(["http"]).add(sent.len() as u64);
-        let body = body::decode(encoding, sent, self.bounds.max_bytes, &mut lease)?;
-        metrics::INGEST_DECODED.with(["http"]).add(body.len() as u64);
-        let Split { records, rejected, unlisted } = split(&body, layout)?;
-        let refused = rejected.len() + unlisted;
-        if refused > 0 {
-            metrics::INGEST_REJECTED.with(["http", "malformed"]).add(refused as u64);
-        }
-        if records.is_empty() && refused > 0 {
-            return Err(Problem::nothing_accepted(&rejected, unlisted));
-        }
-        let digest: Option<[u8; 32]> = key.as_ref().map(|_| Sha256::digest(&body).into());
+    fn add(&self, mut received: Received) -> Result<Added, Problem> {
+        let body = self.decoded(&mut received)?;
+        let Received { stream, org, layout, sender, lease, .. } = received;
+        let split = split(&body, layout)?;
+        let taken = Taken::of(&split)?;
         let (ticket, receipt) = Ticket::new();
         let push = Push {
             stream,
@@ -149,13 +169,12 @@ impl PushApi {
             protocol: "http",
             format: layout.format(),
             sender: &sender,
-            key: key.as_deref().zip(digest.as_ref()),
+            key: None,
             received_at: Micros::now(),
-            records: &records,
+            records: &split.records,
         };
         self.publisher.add(&push, &ticket).map_err(|error| Problem::unavailable(error.to_string()))?;
         ticket.close();
-        let taken = Taken { accepted: records.len(), rejected: json!(rejected), unlisted };
         Ok(Added { receipt, taken, lease })
     }
 
@@ -178,19 +197,50 @@ impl PushApi {
     }
 }
 
-/// A body with all that was said about it.
-struct Received {
-    stream: Stream,
-    org: Arc<Org>,
-    layout: Layout,
-    encoding: Encoding,
-    key: Option<String>,
-    sender: String,
-    sent: Bytes,
-    lease: Lease,
+impl Received {
+    /// Whether the work on it would keep others waiting.
+    pub fn is_large(&self) -> bool {
+        self.encoding != Encoding::Identity || is_large(&self.sent)
+    }
+}
+
+/// Whether the work on a body would keep others waiting.
+pub fn is_large(body: &[u8]) -> bool {
+    body.len() > INLINE_BYTES
+}
+
+/// Does some work: beside the runtime's workers if it is `large`.
+///
+/// # Errors
+/// The work's, and 503 where it broke off.
+pub async fn beside<T: Send + 'static>(
+    large: bool,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if !large {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Problem::unavailable("the push could not be taken apart"))?
 }
 
 impl Taken {
+    /// What will be said of a body that was taken apart.
+    ///
+    /// # Errors
+    /// 400, when none of its records can be taken.
+    pub fn of(split: &Split<'_>) -> Result<Taken, Problem> {
+        let Split { records, rejected, unlisted } = split;
+        let refused = rejected.len() + unlisted;
+        if refused > 0 {
+            metrics::INGEST_REJECTED.with(["http", "malformed"]).add(refused as u64);
+        }
+        if records.is_empty() && refused > 0 {
+            return Err(Problem::nothing_accepted(rejected, *unlisted));
+        }
+        Ok(Taken { accepted: records.len(), rejected: json!(rejected), unlisted: *unlisted })
+    }
+
     fn into_response(self) -> Response<Full<Bytes>> {
         let mut answer = json!({ "accepted": self.accepted, "rejected": self.rejected });
         if let (Some(answer), true) = (answer.as_object_mut(), self.unlisted > 0) {

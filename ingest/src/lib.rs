@@ -11,6 +11,8 @@ mod broker;
 mod budget;
 mod config;
 mod http;
+mod keyed;
+mod keys;
 mod problem;
 mod publish;
 mod receipt;
@@ -18,6 +20,7 @@ mod server;
 #[cfg(test)]
 mod simulation;
 mod split;
+mod stored;
 mod syslog;
 mod tokens;
 
@@ -36,10 +39,11 @@ use crate::body::Bounds;
 use crate::broker::Broker;
 use crate::budget::Budget;
 use crate::http::PushApi;
+use crate::keys::Keys;
 use crate::publish::Publisher;
 use crate::tokens::Tokens;
 
-/// How often the gauge of bytes under way is set.
+/// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// Syslog read over TCP and not yet acknowledged, KiB, all listeners together: while the broker is away, connections
 /// past it are not read.
@@ -126,11 +130,15 @@ impl Ingest {
         let publisher = Arc::new(Publisher::new(Box::new(broker.sink()), config.linger));
         let pool = postgres::pool(&config.postgres, postgres::Session::default())
             .context("cannot set up the pool")?;
+        let (stored, answerer) = stored::stored(pool.clone());
         let tokens = Tokens::new(pool, postgres, config.max_org_inflight_bytes);
+        let keys = Keys::new();
         let budget = Arc::new(Budget::new(config.max_inflight_bytes));
         let api = Arc::new(PushApi {
             tokens: Arc::clone(&tokens),
             publisher: Arc::clone(&publisher),
+            keys: Arc::clone(&keys),
+            stored,
             budget: Arc::clone(&budget),
             bounds: Bounds { max_bytes: config.http_max_body_bytes, timeout: config.http_body_timeout },
             delivery_timeout: config.delivery_timeout,
@@ -143,11 +151,13 @@ impl Ingest {
         let watch = broker.clone().watch(Arc::clone(&publisher), config.partition_refresh, shutdown.clone());
         tasks.critical("kafka", watch);
         tasks.background(Arc::clone(&tokens).watch_postgres());
+        tasks.background(answerer.run());
         tasks.background(async move {
             let mut every = tokio::time::interval(GAUGES_EVERY);
             loop {
                 every.tick().await;
                 metrics::INGEST_BYTES_IN_FLIGHT.set(budget.used() as f64);
+                metrics::INGEST_KEYS.set(keys.remembered() as f64);
             }
         });
         let limits = server::Limits {

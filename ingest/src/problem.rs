@@ -105,6 +105,15 @@ impl Problem {
             .header(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"))
     }
 
+    /// 422: the Idempotency-Key is that of another push.
+    pub fn other_push(key: &str) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-conflict",
+            format!("another push has had the Idempotency-Key {key:?}; send this one with a key of its own"),
+        )
+    }
+
     /// 429: the org has as much under way as it may have.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", detail).retry_after(1)

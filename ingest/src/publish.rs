@@ -21,8 +21,8 @@ pub const MAX_EVENTS: usize = 500;
 pub const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// Longest sender, bytes: it stands beside every record.
 pub const MAX_SENDER_BYTES: usize = 128;
-/// Upper bound of what a record takes in a batch beside its bytes. A constant, so that a keyed push is cut at the same
-/// places whenever and from wherever it is sent again.
+/// Upper bound of what a record takes in a batch beside its bytes. A constant, as the limits above are, so that a keyed
+/// push is cut at the same places whenever and from wherever it is sent again: a part is stored once by its number.
 const OVERHEAD_BYTES: usize = MAX_SENDER_BYTES + 16;
 /// The same for what stands before the records of a push: org, key and digest.
 const HEAD_BYTES: usize = 512;
@@ -47,7 +47,7 @@ pub struct Push<'a> {
     pub format: &'static str,
     /// Whoever sent them: at most [`MAX_SENDER_BYTES`].
     pub sender: &'a str,
-    /// Idempotency-Key and the SHA-256 of the body.
+    /// Idempotency-Key and the SHA-256 of the push.
     pub key: Option<(&'a str, &'a [u8; 32])>,
     /// When they arrived.
     pub received_at: Micros,
@@ -230,6 +230,11 @@ impl Publisher {
         }
         left
     }
+}
+
+/// Into how many parts a keyed push of these records is cut.
+pub fn parts(records: &[&[u8]]) -> usize {
+    pieces(records).count()
 }
 
 /// Cuts records into pieces that fit a batch each, with their weights.

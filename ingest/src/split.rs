@@ -28,6 +28,15 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// Its name in the digest of a keyed push: never to be changed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::JsonLines => "lines",
+            Layout::Json => "json",
+            Layout::Text => "text",
+        }
+    }
+
     /// The `format` of the raw records.
     pub fn format(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@
 mod apply;
 mod audit;
 mod cli;
+mod forget;
 mod list;
 mod migrate;
 mod orgs;
@@ -19,6 +20,7 @@ mod topics;
 
 pub use apply::{Created, TABLES, Table, apply};
 pub use cli::main;
+pub use forget::{Pushes, forget_pushes};
 pub use list::{Leaf, list};
 pub use migrate::migrate;
 pub use orgs::{Org, create_org, list_orgs};

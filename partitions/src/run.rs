@@ -1,4 +1,4 @@
-//! The service: partitions every hour, summaries every few seconds.
+//! The service: partitions every hour, summaries every few seconds, old keys of pushes forgotten beside them.
 
 use std::time::Duration;
 
@@ -8,12 +8,14 @@ use service::{Context, Dependency, metrics};
 use tokio::time::Instant;
 
 use crate::apply::{State, TABLES, apply_tables};
+use crate::forget::forget_pushes;
 use crate::plan::Horizon;
 use crate::summarise::{LOCK_TIMEOUT, Summariser};
 
 const APPLY_EVERY: Duration = Duration::from_secs(3600);
 /// After a plan that could not be carried out: somebody may be about to clear the way.
 const APPLY_AGAIN: Duration = Duration::from_secs(60);
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// What the service is told.
 #[derive(Debug, Clone)]
@@ -29,8 +31,9 @@ pub(crate) async fn run(settings: Settings, context: Context) -> anyhow::Result<
     let postgres = context.health.dependency("postgres").at(settings.postgres.database_url.address());
     let partitions = context.health.dependency("partitions");
     let shutdown = context.shutdown.token();
-    let tables: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
-    let mut work = Work { settings, partitions, summariser: Summariser::default(), apply_at: Instant::now() };
+    let tables: Vec<&str> = TABLES.iter().map(|table| table.name).chain(["push_key"]).collect();
+    let (summariser, now) = (Summariser::default(), Instant::now());
+    let mut work = Work { settings, partitions, summariser, apply_at: now, forget_at: now };
     loop {
         let ready =
             wait_until_migrated(&work.settings.postgres, &tables, &shutdown, |reason| postgres.down(reason));
@@ -57,6 +60,7 @@ struct Work {
     partitions: Dependency,
     summariser: Summariser,
     apply_at: Instant,
+    forget_at: Instant,
 }
 
 impl Work {
@@ -71,6 +75,12 @@ impl Work {
             }
             if let Err(error) = self.summarise(&client).await {
                 return error.into();
+            }
+            if Instant::now() >= self.forget_at {
+                self.forget_at = Instant::now() + FORGET_EVERY;
+                if let Err(error) = forget(&client).await {
+                    return error.into();
+                }
             }
         }
     }
@@ -102,6 +112,13 @@ impl Work {
         }
         Ok(())
     }
+}
+
+async fn forget(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let pushes = forget_pushes(client).await?;
+    metrics::PARTITIONS_FORGOTTEN.add(pushes.forgotten);
+    metrics::PARTITIONS_PUSH_KEYS.set(pushes.kept as f64);
+    Ok(())
 }
 
 fn report(state: &State) {

@@ -8,8 +8,8 @@ use postgres::{Client, DatabaseUrl, Session, connect, connect_with};
 use schemas::OrgId;
 use sha2::{Digest as _, Sha256};
 use tidewatch_partitions::{
-    Horizon, Kind, Month, Revoked, Summariser, apply, create_org, create_token, list, list_tokens, migrate,
-    revoke_token,
+    Horizon, Kind, Month, Revoked, Summariser, apply, create_org, create_token, forget_pushes, list,
+    list_tokens, migrate, revoke_token,
 };
 use uuid::Uuid;
 
@@ -179,6 +179,43 @@ async fn a_partition_that_is_being_vacuumed_is_left_for_the_next_time() {
     assert_eq!(summariser.summarise(&client).await.unwrap(), []);
     vacuuming.commit().await.unwrap();
     assert_eq!(summariser.summarise(&client).await.unwrap().len(), 1);
+}
+
+async fn add_pushes(client: &Client, rows: i64, age: &str) {
+    let sql = format!(
+        "INSERT INTO push_key (org, key, part, digest, received_at, stored_at, stream, kpart, koffset, kindex, n)
+         SELECT 'demo', '{age} ' || n, 0, '\\x00', now() - interval '{age}', now() - interval '{age}', 'events', 0, n, 0, 1
+         FROM generate_series(1, {rows}) AS n"
+    );
+    client.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_of_pushes_are_forgotten_after_two_days_in_small_statements() {
+    let (_url, client) = migrated().await;
+    add_pushes(&client, 2_500, "48 hours").await;
+    add_pushes(&client, 10, "47 hours 59 minutes").await;
+    assert_eq!(forget_pushes(&client).await.unwrap().forgotten, 2_500);
+    assert_eq!(forget_pushes(&client).await.unwrap().forgotten, 0);
+    assert_eq!(count(&client, "SELECT count(*) FROM push_key").await, 10);
+    // A backlog takes several calls.
+    add_pushes(&client, 51_000, "3 days").await;
+    assert_eq!(forget_pushes(&client).await.unwrap().forgotten, 50_000);
+    assert_eq!(forget_pushes(&client).await.unwrap().forgotten, 1_000);
+}
+
+#[tokio::test]
+async fn a_key_that_a_sink_is_taking_over_is_left_and_nobody_waits() {
+    let (url, mut client) = migrated().await;
+    add_pushes(&client, 5, "3 days").await;
+    let taking = client.transaction().await.unwrap();
+    taking.batch_execute("UPDATE push_key SET stored_at = now() WHERE key = '3 days 3'").await.unwrap();
+    let session = Session { lock_timeout: Some(Duration::from_millis(50)), ..Session::default() };
+    let other = connect_with(&url, &session).await.unwrap();
+    assert_eq!(forget_pushes(&other).await.unwrap().forgotten, 4);
+    taking.commit().await.unwrap();
+    assert_eq!(forget_pushes(&other).await.unwrap().forgotten, 0);
+    assert_eq!(count(&other, "SELECT count(*) FROM push_key").await, 1);
 }
 
 #[tokio::test]

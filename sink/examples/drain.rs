@@ -1,5 +1,5 @@
 //! Measures the sink on a private Kafka and Postgres: preparing alone, COPY alone, and the whole sink draining a filled
-//! topic.
+//! topic, without keyed pushes and with nothing else, in turn.
 //!
 //! `target/release/tidewatch with-stack -- cargo run --release -p tidewatch-sink --example drain -- [EVENTS] [ORGS]`
 #![allow(clippy::print_stdout, reason = "prints for people")]
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::SinkExt;
 use kafka::{Admin, KafkaArgs, Outgoing, Producer, ProducerOptions, SendError, TopicSpec};
 use postgres::{Client, DatabaseUrl, PostgresArgs};
-use schemas::{Event, EventBatch, Micros, Source};
+use schemas::{Event, EventBatch, Micros, Push, Source};
 use service::Context;
 use tidewatch_sink::batch::{Batch, Incoming, Limits};
 use tidewatch_sink::encode::{HEADER, TRAILER, event};
@@ -22,10 +22,13 @@ use uuid::Uuid;
 
 const PARTITIONS: i32 = 4;
 const BATCH_EVENTS: usize = 500;
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../schemas/migrations/V1__tables.sql"),
     include_str!("../../schemas/migrations/V2__sink_commit.sql"),
+    include_str!("../../schemas/migrations/V4__push_keys.sql"),
 ];
+/// Times that the whole sink is measured without keyed pushes, and with.
+const ROUNDS: usize = 3;
 
 /// One of several kinds, 270 B as JSON.
 fn event(number: usize, org: &str, now: Micros) -> Event<'static> {
@@ -61,8 +64,8 @@ fn event(number: usize, org: &str, now: Micros) -> Event<'static> {
     }
 }
 
-/// Records in turn over the partitions.
-fn records(events: usize, orgs: usize) -> Vec<(i32, Vec<u8>)> {
+/// Records in turn over the partitions; `keyed`: each one is a push with a key.
+fn records(events: usize, orgs: usize, keyed: bool) -> Vec<(i32, Vec<u8>)> {
     let names: Vec<String> = (0..orgs).map(|org| format!("org-{org:05}")).collect();
     let now = Micros::now();
     let record = |batch: usize| {
@@ -72,12 +75,24 @@ fn records(events: usize, orgs: usize) -> Vec<(i32, Vec<u8>)> {
         // Runs of an org, as a shipper's pushes make them, unless there are many orgs.
         let run = (BATCH_EVENTS / orgs).max(4);
         let org = |number: usize| names.get((number / run) % orgs).map_or("demo", String::as_str);
-        let events = (first..(first + BATCH_EVENTS).min(events))
+        let mut events: Vec<Event<'_>> = (first..(first + BATCH_EVENTS).min(events))
             .map(|number| event(number, org(number), now))
             .collect();
         let source = Source { topic_id: Uuid::from_u128(1), partition, from: offset, offset };
+        let mut pushes = Vec::new();
+        if keyed {
+            events.iter_mut().for_each(|event| event.event_uid = Some(Uuid::new_v4()));
+            pushes.push(Push {
+                org: org(first).to_owned().into(),
+                key: Uuid::new_v4().to_string().into(),
+                digest: vec![7; 32].into(),
+                part: 0,
+                first_index: 0,
+                count: events.len() as i32,
+            });
+        }
         let mut payload = Vec::new();
-        schemas::encode(&EventBatch { source, events, rejects: vec![], pushes: vec![] }, &mut payload);
+        schemas::encode(&EventBatch { source, events, rejects: vec![], pushes }, &mut payload);
         (partition, payload)
     };
     (0..events.div_ceil(BATCH_EVENTS)).map(record).collect()
@@ -147,7 +162,7 @@ async fn main() -> anyhow::Result<()> {
     let events: usize = args.next().map_or(Ok(1_000_000), |text| text.parse())?;
     let orgs: usize = args.next().map_or(Ok(20), |text| text.parse())?;
     let per_event = |seconds: f64| seconds * 1e6 / events as f64;
-    let records = records(events, orgs);
+    let records = records(events, orgs, false);
     let bytes: usize = records.iter().map(|(_, payload)| payload.len()).sum();
     println!("{events} events of {orgs} orgs, {} B each as Avro", bytes / events);
 
@@ -186,14 +201,22 @@ async fn main() -> anyhow::Result<()> {
         per_event(cpu)
     );
 
-    let (topics, url) = (fill(records).await?, database().await?);
-    let (client, url) = url;
+    drop(records);
+    for round in 0..2 * ROUNDS {
+        drain(events, orgs, round % 2 == 1, &postmaster).await?;
+    }
+    Ok(())
+}
+
+/// The whole sink, on topics and a database of its own.
+async fn drain(events: usize, orgs: usize, keyed: bool, postmaster: &str) -> anyhow::Result<()> {
+    let per_event = |seconds: f64| seconds * 1e6 / events as f64;
+    let (topics, (client, url)) = (fill(records(events, orgs, keyed)).await?, database().await?);
     let config = Config::new(topics, PostgresArgs::new(url));
-    println!("topics {}*, {}", config.kafka.topic_prefix, config.postgres.database_url);
     let context = Context::for_test();
     let me = std::process::id().to_string();
     let own = || cpu_of(&me).map_or(0.0, |(seconds, _)| seconds);
-    let (start, before, own_before) = (Instant::now(), cpu_of_children(&postmaster), own());
+    let (start, before, own_before) = (Instant::now(), cpu_of_children(postmaster), own());
     let sink = tokio::spawn(run(config, context.clone()));
     let mut first = None;
     loop {
@@ -209,20 +232,31 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let end = Instant::now();
-    let (postgres, own) = (cpu_of_children(&postmaster) - before, own() - own_before);
+    let (postgres, own) = (cpu_of_children(postmaster) - before, own() - own_before);
     let steady = first.map_or(end - start, |first| end - first).as_secs_f64();
+    let row = client
+        .query_one(
+            "SELECT count(*), avg(stored)::float8, (SELECT count(*) FROM push_key) FROM sink_ledger",
+            &[],
+        )
+        .await?;
     println!(
-        "sink: {:.0} rows/s from the first commit ({:.1} s with joining the group), sink {:.2} us, Postgres {:.2} us CPU/event, peak {}",
+        "sink, {:>5} keys: {:.0} rows/s from the first commit, sink {:.2} us, Postgres {:.2} us CPU/event, peak {}; {} ledger \
+         rows of {:.0} events",
+        row.get::<_, i64>(2),
         events as f64 / steady,
-        (end - start).as_secs_f64(),
         per_event(own),
         per_event(postgres),
-        peak_mib()
+        peak_mib(),
+        row.get::<_, i64>(0),
+        row.get::<_, f64>(1)
     );
-    let row = client.query_one("SELECT count(*), avg(stored)::float8 FROM sink_ledger", &[]).await?;
-    println!("{} ledger rows of {:.0} events", row.get::<_, i64>(0), row.get::<_, f64>(1));
     context.shutdown.request();
     sink.await??;
+    let name: String = client.query_one("SELECT current_database()::text", &[]).await?.get(0);
+    drop(client);
+    let server: DatabaseUrl = std::env::var("TIDEWATCH_TEST_DATABASE_URL")?.parse()?;
+    postgres::connect(&server).await?.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use schemas::framing::Record;
 use schemas::{EventBatch, FindingBatch, Micros, Source, current_body};
 
 use crate::position::{Halt, PartitionKey, Position, Topic, Verdict};
+use crate::prepare::pushes::Known;
 
 /// A record that has been judged.
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub struct Batch {
     rows: usize,
     bytes: usize,
     opened: Option<Instant>,
+    known: Known,
 }
 
 /// A record as it was read.
@@ -107,6 +109,16 @@ impl Batch {
         if self.records.is_empty() {
             *self = Self::default();
         }
+    }
+
+    /// Keyed pushes that the database has, as far as it has been asked.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Adds to them; the batch is to be prepared again.
+    pub fn learn(&mut self, known: Known) {
+        self.known.extend(known);
     }
 
     /// The records in the order in which they were read.

@@ -31,7 +31,7 @@ const LEAVE_TIME: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Tables whose absence means that the migrations have not run.
-const TABLES: [&str; 4] = ["events", "counts", "sink_partition", "sink_ledger"];
+const TABLES: [&str; 5] = ["events", "counts", "sink_partition", "sink_ledger", "push_key"];
 
 /// Runs until a stop is asked for, then writes what is buffered.
 ///
@@ -94,13 +94,13 @@ async fn wait_for_database(
             return false;
         };
         postgres.up();
-        let found = client.query_one("SELECT to_regproc('sink_commit') IS NOT NULL", &[]).await;
+        let found = client.query_one("SELECT to_regproc('sink_keys') IS NOT NULL", &[]).await;
         match found.and_then(|row| row.try_get(0)) {
             Ok(true) => {
                 schema.up();
                 return true;
             }
-            Ok(false) => schema.down("function sink_commit; run `tidewatch-partitions migrate`"),
+            Ok(false) => schema.down("function sink_keys; run `tidewatch-partitions migrate`"),
             Err(error) => postgres.down(postgres::describe(&error)),
         }
         if shutdown.unless_requested(tokio::time::sleep(RETRY_PAUSE)).await.is_none() {
@@ -206,7 +206,7 @@ impl Sink {
     /// False when there is no point in going on.
     fn event(&mut self, event: Event) -> bool {
         match event {
-            Event::Prepared => {}
+            Event::Prepared | Event::Known => {}
             Event::Committed(batch) => {
                 let ranges = batch.ranges().iter();
                 self.committed.extend(ranges.map(|(partition, range)| (*partition, range.next.next_offset)));

@@ -55,6 +55,8 @@ pub enum Event {
     Committed(Batch),
     /// Some partitions of a batch are another sink's; it is written again without them.
     Fenced(Vec<PartitionKey>),
+    /// Some pushes of a batch are in the database; it is prepared again without them.
+    Known,
     /// The process is stopping and the database did not answer.
     GivenUp,
 }
@@ -161,6 +163,11 @@ impl<Q, W, P> Stages<Q, W, P> {
         match written {
             Written::Committed => Event::Committed(batch),
             Written::GivenUp => Event::GivenUp,
+            Written::Known(known) => {
+                batch.learn(known);
+                self.batches.push_front(Stage::Closed(batch));
+                Event::Known
+            }
             Written::Fenced(partitions) => {
                 let fenced = intake.fence(&batch, &partitions);
                 batch.remove(&partitions);

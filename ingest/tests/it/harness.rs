@@ -18,6 +18,10 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 const PARTITIONS: i32 = 4;
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../schemas/migrations/V1__tables.sql"),
+    include_str!("../../../schemas/migrations/V4__push_keys.sql"),
+];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn variable(name: &str) -> String {
@@ -69,8 +73,9 @@ impl World {
         admin.batch_execute(&format!("CREATE DATABASE t_{name}")).await.unwrap();
         let database_url = in_database(&superuser, &format!("t_{name}"));
         let database = postgres::connect(&database_url.parse().unwrap()).await.unwrap();
-        let tables = include_str!("../../../schemas/migrations/V1__tables.sql");
-        database.batch_execute(tables).await.unwrap();
+        for migration in MIGRATIONS {
+            database.batch_execute(migration).await.unwrap();
+        }
         database
             .batch_execute("INSERT INTO org (id, name) VALUES ('demo', 'Demo'), ('other', 'Other')")
             .await

@@ -10,6 +10,7 @@
 
 mod answers;
 mod harness;
+mod keys;
 mod limits;
 mod outage;
 mod shutdown;

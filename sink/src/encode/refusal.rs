@@ -49,6 +49,11 @@ pub enum Refusal {
     /// Not looked at one by one: the org has had too many refused rows.
     #[error("among rows that Postgres refuses, of an org with too many of them: {0}")]
     RefusedUnexamined(String),
+    /// Its push has the Idempotency-Key of another one.
+    #[error(
+        "the Idempotency-Key {0:?} belongs to another push, which came first; send this one with a key of its own"
+    )]
+    IdempotencyConflict(String),
     /// No partition is planned for its time.
     #[error("no partition holds {0}")]
     NoPartition(String),
@@ -69,6 +74,7 @@ impl Refusal {
             Self::Undecodable(_) => "undecodable",
             Self::Refused(_) => "refused",
             Self::RefusedUnexamined(_) => "refused_unexamined",
+            Self::IdempotencyConflict(_) => "idempotency_conflict",
             Self::NoPartition(_) => "no_partition",
         }
     }

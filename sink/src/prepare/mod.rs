@@ -3,6 +3,7 @@
 
 pub mod counts;
 pub mod payload;
+pub mod pushes;
 pub mod scans;
 pub mod table;
 
@@ -10,8 +11,8 @@ use std::collections::BTreeMap;
 
 use ahash::AHashMap;
 use schemas::{
-    Event, EventBatch, Finding, FindingBatch, IncidentChange, Micros, OrgId, Reject, ScanActivity, Source,
-    Stream, current_body, decode_body,
+    Event, EventBatch, Finding, FindingBatch, IncidentChange, Micros, OrgId, Push, Reject, ScanActivity,
+    Source, Stream, current_body, decode_body,
 };
 
 use crate::batch::{Batch, Taken};
@@ -21,6 +22,7 @@ use crate::encode::{Refusal, event, finding};
 use crate::identity::Identity;
 use crate::position::{PartitionKey, Topic, Verdict};
 use counts::{Counts, Group, Orgs};
+use pushes::{Fate, Holder, Kept, Known, PushKey, Shares};
 use scans::Scans;
 use table::{Builder, RowAt, Table};
 
@@ -81,6 +83,11 @@ pub struct Prepared {
     pub org_names: Vec<std::sync::Arc<str>>,
     /// By partition.
     pub tallies: BTreeMap<PartitionKey, Tally>,
+    /// Parts of keyed pushes that are new, as far as the batch knows.
+    pub pushes: BTreeMap<PushKey, Kept>,
+    /// Raw records dropped because their push is stored already or was earlier in the batch; they are among the
+    /// tallies' duplicates.
+    pub retried: i64,
     /// When the oldest event of each stream was received.
     pub oldest: [Option<Micros>; 2],
 }
@@ -128,6 +135,7 @@ struct Run<'p> {
     orgs: &'p mut Orgs,
     horizon: &'p mut Horizon,
     out: &'p mut Prepared,
+    known: &'p Known,
     planned: Planned,
     record: u32,
     tally: Tally,
@@ -146,6 +154,7 @@ impl Preparer {
                 orgs: &mut self.orgs,
                 horizon: &mut self.horizon,
                 out: &mut out,
+                known: batch.known(),
                 planned,
                 record: record as u32,
                 tally: Tally::default(),
@@ -181,8 +190,19 @@ impl Run<'_> {
         }
         let source = &batch.source;
         self.received(Stream::Events, batch.events.first().map(|event| event.received_at));
+        let rows = || {
+            let events = batch.events.iter().map(|event| (event.index, event.received_at));
+            events.chain(batch.rejects.iter().map(|reject| (reject.index, reject.received_at)))
+        };
+        let shares = self.shares(&batch.pushes, holder(Stream::Events, source, taken), rows);
         for (item, event) in batch.events.iter().enumerate() {
             let identity = identity(source, event.index);
+            if let Some(fate) = shares.other_than_new(event.index) {
+                let org = Some(&*event.org);
+                let about = About { received_at: event.received_at, org, stream: Stream::Events, identity };
+                self.not_new(about, fate, || payload::event(event));
+                continue;
+            }
             let group = Group {
                 org: 0,
                 stream: Stream::Events,
@@ -202,7 +222,7 @@ impl Run<'_> {
                 self.refused(about, &refusal, &payload::event(event));
             }
         }
-        self.rejects(Stream::Events, source, &batch.rejects);
+        self.rejects(Stream::Events, source, &batch.rejects, &shares);
         Ok(())
     }
 
@@ -215,8 +235,22 @@ impl Run<'_> {
         let source = &batch.source;
         let received_at = batch.findings.first().map(|finding| finding.received_at);
         self.received(Stream::Findings, received_at.or(batch.scans.first().map(|scan| scan.received_at)));
+        let rows = || {
+            let findings = batch.findings.iter().map(|finding| (finding.index, finding.received_at));
+            let scans = batch.scans.iter().map(|scan| (scan.index, scan.received_at));
+            let rejects = batch.rejects.iter().map(|reject| (reject.index, reject.received_at));
+            findings.chain(scans).chain(rejects)
+        };
+        let shares = self.shares(&batch.pushes, holder(Stream::Findings, source, taken), rows);
         for (item, finding) in batch.findings.iter().enumerate() {
             let identity = identity(source, finding.index);
+            if let Some(fate) = shares.other_than_new(finding.index) {
+                let org = Some(&*finding.org);
+                let about =
+                    About { received_at: finding.received_at, org, stream: Stream::Findings, identity };
+                self.not_new(about, fate, || payload::finding(finding));
+                continue;
+            }
             let group = Group {
                 org: 0,
                 stream: Stream::Findings,
@@ -234,18 +268,19 @@ impl Run<'_> {
             }
         }
         for scan in &batch.scans {
-            if let Err(refusal) = self.scan(scan, taken.partition.partition) {
-                let identity = identity(source, scan.index);
-                let about = About {
-                    received_at: scan.received_at,
-                    org: Some(&scan.org),
-                    stream: Stream::Findings,
-                    identity,
-                };
+            let about = About {
+                received_at: scan.received_at,
+                org: Some(&scan.org),
+                stream: Stream::Findings,
+                identity: identity(source, scan.index),
+            };
+            if let Some(fate) = shares.other_than_new(scan.index) {
+                self.not_new(about, fate, || payload::scan(scan));
+            } else if let Err(refusal) = self.scan(scan, taken.partition.partition) {
                 self.refused(about, &refusal, &payload::scan(scan));
             }
         }
-        self.rejects(Stream::Findings, source, &batch.rejects);
+        self.rejects(Stream::Findings, source, &batch.rejects, &shares);
         Ok(())
     }
 
@@ -314,15 +349,53 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn rejects(&mut self, stream: Stream, source: &Source, rejects: &[Reject<'_>]) {
+    /// Judges a record's keyed pushes.
+    fn shares<I: Iterator<Item = (i32, Micros)>>(
+        &mut self,
+        pushes: &[Push<'_>],
+        holder: Holder,
+        rows: impl Fn() -> I,
+    ) -> Shares {
+        // A time that no clock of ours gave might be one that Postgres has not.
+        let planned = self.planned;
+        let rows = || rows().map(move |(index, received_at)| (index, planned.or_now(received_at)));
+        let holder = Holder { timestamp: planned.or_now(holder.timestamp), ..holder };
+        Shares::judge(pushes, holder, rows, self.known, &mut self.out.pushes)
+    }
+
+    /// Drops a row of a push that is stored already, or quarantines one whose key is another push's.
+    fn not_new(&mut self, about: About<'_>, fate: &Fate, payload: impl FnOnce() -> Vec<u8>) {
+        match fate {
+            Fate::Repeat => self.retried(),
+            Fate::Conflict(key) => {
+                self.refused(about, &Refusal::IdempotencyConflict(key.to_string()), &payload());
+            }
+        }
+    }
+
+    fn retried(&mut self) {
+        self.out.retried += 1;
+        self.tally.duplicates += 1;
+    }
+
+    fn rejects(&mut self, stream: Stream, source: &Source, rejects: &[Reject<'_>], shares: &Shares) {
         for reject in rejects {
+            let conflict = match shares.other_than_new(reject.index) {
+                None => None,
+                Some(Fate::Conflict(key)) => Some(Refusal::IdempotencyConflict(key.to_string())),
+                Some(Fate::Repeat) => {
+                    self.retried();
+                    continue;
+                }
+            };
+            let detail = conflict.as_ref().map(ToString::to_string);
             let what = Quarantined {
                 received_at: reject.received_at,
                 org: reject.org.as_deref(),
                 stream: stream.name(),
                 identity: identity(source, reject.index),
-                reason: &reject.reason,
-                detail: &reject.detail,
+                reason: conflict.as_ref().map_or(&reject.reason, |conflict| conflict.reason()),
+                detail: detail.as_deref().unwrap_or(&reject.detail),
                 payload: &reject.bytes,
                 digest: reject.digest.as_deref(),
             };
@@ -395,6 +468,11 @@ impl<'a> About<'a> {
 
 fn identity(source: &Source, index: i32) -> Identity {
     Identity { partition: source.partition, offset: source.offset, index }
+}
+
+fn holder(stream: Stream, source: &Source, taken: &Taken) -> Holder {
+    let Source { partition, offset, .. } = *source;
+    Holder { stream, partition, offset, timestamp: taken.timestamp }
 }
 
 fn undecodable(error: schemas::DecodeError) -> Refusal {

@@ -1,5 +1,5 @@
-//! The message that ends a transaction: `SELECT sink_commit(…); COMMIT`, as one text, so that the server has all of it
-//! before it takes the first row lock.
+//! The message that ends a transaction: `SELECT sink_commit(…); COMMIT`, with `SELECT sink_keys(…)` between where keyed
+//! pushes are new, as one text, so that the server has all of it before it takes the first row lock.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::blocks::{BLOCK_ORGS, BlockKey, Blocks};
+use super::keys;
 use crate::batch::Batch;
 use crate::incidents::Work;
 use crate::position::{PartitionKey, Topic};
@@ -53,7 +54,9 @@ pub fn message(
     json(&mut sql, &work.map(Work::incidents).unwrap_or_default());
     sql.push_str(", ");
     json(&mut sql, &work.map(Work::counts).unwrap_or_default());
-    sql.push_str("); COMMIT");
+    sql.push(')');
+    keys::message(&mut sql, prepared);
+    sql.push_str("; COMMIT");
     sql
 }
 
@@ -125,7 +128,8 @@ fn number(sql: &mut String, number: impl std::fmt::Display) {
     let _ = write!(sql, "{number}");
 }
 
-fn json(sql: &mut String, value: &impl Serialize) {
+/// Appends a value as a literal of JSON.
+pub fn json(sql: &mut String, value: &impl Serialize) {
     // Structs of strings and numbers: always JSON.
     let text = serde_json::to_string(value).unwrap_or_else(|_| "[]".to_owned());
     sql.push('\'');

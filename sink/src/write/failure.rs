@@ -11,6 +11,8 @@ use crate::position::{PartitionKey, Topic};
 pub enum Failure {
     /// `sink_commit` found other epochs on these partitions.
     Fenced(Vec<PartitionKey>),
+    /// `sink_keys` found that other sinks have stored pushes of the batch since it looked.
+    KeysTaken(String),
     /// The connection is gone or the server out of something: whether it committed is to be found out.
     InDoubt(Class, String),
     /// Postgres refuses a row.
@@ -25,6 +27,8 @@ pub enum Failure {
 const FENCED: &str = "TW001";
 /// `sink_commit`: this epoch at another position.
 const MOVED: &str = "TW002";
+/// `sink_keys`: keys are taken.
+const KEYS_TAKEN: &str = "TW003";
 
 #[derive(Deserialize)]
 struct Named {
@@ -56,6 +60,7 @@ impl Failure {
                     db.detail().unwrap_or_default()
                 ));
             }
+            KEYS_TAKEN => return Failure::KeysTaken(db.detail().unwrap_or_default().to_owned()),
             _ => {}
         }
         if lacks_partition(error) {

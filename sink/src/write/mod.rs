@@ -5,6 +5,7 @@ mod bisect;
 mod blocks;
 mod closing;
 mod failure;
+mod keys;
 mod session;
 
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::encode::audit;
 use crate::encode::time::Planned;
 use crate::incidents;
 use crate::position::PartitionKey;
+use crate::prepare::pushes::Known;
 use crate::prepare::{Prepared, Tally, set_aside};
 
 pub use acquire::{Held, acquire};
@@ -51,6 +53,8 @@ pub enum Written {
     Committed,
     /// None of it is: another sink holds these partitions. To be written again without them.
     Fenced(Vec<PartitionKey>),
+    /// None of it is: the database has these keyed pushes. To be prepared again, knowing them.
+    Known(Known),
     /// None of it is, as far as is known, and the process is stopping.
     GivenUp,
 }
@@ -109,6 +113,11 @@ impl Writer {
                 Failure::Fenced(partitions) => {
                     self.roll_back().await;
                     return Ok(fenced(partitions));
+                }
+                Failure::KeysTaken(detail) => {
+                    self.roll_back().await;
+                    tracing::debug!("pushes were stored by another sink in this moment: {detail}");
+                    transient.next()
                 }
                 Failure::Data if !careful => {
                     self.roll_back().await;
@@ -181,6 +190,15 @@ impl Writer {
         self.postgres.up();
         let learnt = self.org_numbers.learn(session.client(), session.org_numbers(), &work.prepared).await;
         learnt.map_err(|error| Failure::of(&error))?;
+        if !work.prepared.pushes.is_empty() {
+            let known =
+                keys::look_up(session.client(), session.look_up_keys(), &work.batch, &work.prepared).await;
+            let known = known.map_err(|error| Failure::of(&error))?;
+            if !known.is_empty() {
+                metrics::SINK_BATCHES.with(["rebuilt"]).add(1);
+                return Ok(Written::Known(known));
+            }
+        }
         transaction(session, work, careful, &mut self.budget, &self.org_numbers).await?;
         self.schema.up();
         Ok(Written::Committed)
@@ -316,7 +334,7 @@ fn fenced(partitions: Vec<PartitionKey>) -> Written {
 }
 
 fn committed(work: &Work, took: Duration) {
-    let Prepared { events, findings, quarantine, tallies, oldest, .. } = &work.prepared;
+    let Prepared { events, findings, quarantine, tallies, pushes, retried, oldest, .. } = &work.prepared;
     let total = tallies.values().fold(Tally::default(), |total, tally| Tally {
         received: total.received + tally.received,
         stored: total.stored + tally.stored,
@@ -333,6 +351,7 @@ fn committed(work: &Work, took: Duration) {
         ("findings", findings.rows().len() as u64),
         ("quarantine", count(total.quarantined)),
         ("scans", work.prepared.scans.rows().len() as u64),
+        ("push_key", pushes.len() as u64),
     ] {
         if rows > 0 {
             metrics::SINK_ROWS.with([table]).add(rows);
@@ -341,8 +360,10 @@ fn committed(work: &Work, took: Duration) {
     for (reason, rows) in &quarantine.reasons {
         metrics::SINK_QUARANTINED.with([reason]).add(*rows);
     }
-    if total.duplicates > 0 {
-        metrics::SINK_DUPLICATES.with(["replay"]).add(count(total.duplicates));
+    for (kind, events) in [("replay", total.duplicates - retried), ("key", *retried)] {
+        if events > 0 {
+            metrics::SINK_DUPLICATES.with([kind]).add(count(events));
+        }
     }
     let now = Micros::now();
     for (stream, received_at) in ["events", "findings"].into_iter().zip(oldest) {

@@ -7,7 +7,7 @@ use futures::SinkExt;
 use postgres::{ConnectError, DatabaseUrl};
 use tokio_postgres::{Client, Error, Statement};
 
-use super::blocks;
+use super::{blocks, keys};
 use crate::encode::{HEADER, TRAILER, audit, event, finding, quarantine};
 use crate::incidents;
 
@@ -54,6 +54,7 @@ pub struct Session {
     audit: Statement,
     load_incidents: Statement,
     org_numbers: Statement,
+    look_up_keys: Statement,
 }
 
 /// A session could not be opened.
@@ -78,15 +79,16 @@ impl Session {
         client
             .batch_execute("SET standard_conforming_strings = on; SET jit = off; SET TimeZone = 'UTC'")
             .await?;
-        let (events, findings, quarantine, audit, load_incidents, org_numbers) = tokio::try_join!(
+        let (events, findings, quarantine, audit, load_incidents, org_numbers, look_up_keys) = tokio::try_join!(
             client.prepare(event::COPY),
             client.prepare(finding::COPY),
             client.prepare(quarantine::COPY),
             client.prepare(audit::COPY),
             client.prepare(incidents::LOAD),
             client.prepare(blocks::NUMBERS),
+            client.prepare(keys::LOOKUP),
         )?;
-        Ok(Self { client, events, findings, quarantine, audit, load_incidents, org_numbers })
+        Ok(Self { client, events, findings, quarantine, audit, load_incidents, org_numbers, look_up_keys })
     }
 
     /// The connection.
@@ -102,6 +104,11 @@ impl Session {
     /// [`blocks::NUMBERS`], prepared.
     pub fn org_numbers(&self) -> &Statement {
         &self.org_numbers
+    }
+
+    /// [`keys::LOOKUP`], prepared.
+    pub fn look_up_keys(&self) -> &Statement {
+        &self.look_up_keys
     }
 
     /// Runs commands that return nothing.

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 
 use postgres::{Client, DatabaseUrl};
 use schemas::{
-    Event, EventBatch, Finding, FindingBatch, IncidentChange, Micros, Reject, ScanActivity, Source,
+    Event, EventBatch, Finding, FindingBatch, IncidentChange, Micros, Push, Reject, ScanActivity, Source,
 };
 use service::Context;
 use tidewatch_sink::batch::{Batch, Incoming};
 use tidewatch_sink::position::{PartitionKey, Position, Topic};
+use tidewatch_sink::prepare::pushes::Known;
 use tidewatch_sink::prepare::{Prepared, Preparer};
 use tidewatch_sink::write::{Epochs, Held, Work, WriteError, Writer, Written, acquire};
 use uuid::Uuid;
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../schemas/migrations/V1__tables.sql"),
     include_str!("../../../schemas/migrations/V2__sink_commit.sql"),
+    include_str!("../../../schemas/migrations/V4__push_keys.sql"),
 ];
 
 pub const TOPIC_ID: Uuid = Uuid::from_u128(0x7e57);
@@ -177,13 +179,26 @@ impl Sink {
         Work { batch, prepared, epochs }
     }
 
+    /// Writes what it has been fed, prepared again as often as the database has pushes of it.
     pub async fn flush(&mut self) -> Result<Written, WriteError> {
         let mut work = self.work();
-        let written = self.writer.write(&mut work).await;
+        let written = loop {
+            match self.writer.write(&mut work).await {
+                Ok(Written::Known(known)) => self.learn(&mut work, known),
+                written => break written,
+            }
+        };
         for (partition, epoch) in work.epochs {
             self.held.get_mut(&partition).unwrap().epoch = epoch;
         }
         written
+    }
+
+    /// Prepares again what holds pushes that are stored.
+    pub fn learn(&mut self, work: &mut Work, known: Known) {
+        work.batch.learn(known);
+        let recycled = std::mem::take(&mut work.prepared);
+        work.prepared = self.preparer.prepare(&work.batch, Micros::now(), recycled);
     }
 
     pub async fn commit(&mut self) {
@@ -254,6 +269,27 @@ pub fn event_record(source: Source, events: Vec<Event<'_>>, rejects: Vec<Reject<
 /// A record of that many events, all fine.
 pub fn plain_record(partition: i32, offset: i64, count: i32) -> Vec<u8> {
     event_record(source(partition, offset), (0..count).map(|index| event("demo", index)).collect(), vec![])
+}
+
+/// A share of a push: `rows` from `first_index`, of a push whose body is as the digest `body`.
+pub fn push(key: &'static str, part: i32, body: u8, first_index: i32, rows: i32) -> Push<'static> {
+    Push {
+        org: "demo".into(),
+        key: key.into(),
+        digest: vec![body; 32].into(),
+        part,
+        first_index,
+        count: rows,
+    }
+}
+
+/// A record of events, all fine, with shares of pushes.
+pub fn keyed_record(partition: i32, offset: i64, count: i32, pushes: Vec<Push<'_>>) -> Vec<u8> {
+    let events = (0..count).map(|index| event("demo", index)).collect();
+    let mut payload = Vec::new();
+    let batch = EventBatch { source: source(partition, offset), events, rejects: vec![], pushes };
+    schemas::encode(&batch, &mut payload);
+    payload
 }
 
 pub fn finding(org: &'static str, index: i32) -> Finding<'static> {

@@ -97,6 +97,12 @@ table! {
         "Bearer tokens checked: cached, accepted, unknown, revoked, missing, unavailable (no database to ask)."
     Histogram INGEST_AUTH_LOOKUP_DURATION = "tidewatch_ingest_auth_lookup_duration_seconds", "seconds", [], DURATIONS;
         "Time to look a token up in Postgres."
+    Counter INGEST_KEYED = "tidewatch_ingest_keyed_pushes_total", "pushes", ["outcome"];
+        "Pushes with an Idempotency-Key: new; unchecked (new here, and Postgres did not answer in time); and not published: repeated (acknowledged before), joined (to the same push under way), stored (as Postgres says), conflict (the key is another push's)."
+    Gauge INGEST_KEYS = "tidewatch_ingest_remembered_keys", "keys", [];
+        "Acknowledged keyed pushes that this process remembers."
+    Histogram INGEST_KEY_LOOKUP_DURATION = "tidewatch_ingest_key_lookup_duration_seconds", "seconds", [], DURATIONS;
+        "Time that a keyed push waited to hear whether Postgres knows it."
     Histogram INGEST_BATCH_EVENTS = "tidewatch_ingest_batch_events", "events", [], COUNTS;
         "Events in a raw batch, which is one Kafka record."
     Histogram INGEST_BATCH_SIZE = "tidewatch_ingest_batch_bytes", "bytes", [], SIZES;
@@ -188,7 +194,7 @@ table! {
     Counter SINK_ROWS = "tidewatch_sink_rows_total", "rows", ["table"];
         "Rows committed."
     Counter SINK_BATCHES = "tidewatch_sink_batches_total", "batches", ["result"];
-        "Transactions, by result: committed, retried, fenced, failed."
+        "Transactions, by result: committed, retried, fenced, failed, rebuilt (without keyed pushes that were stored already)."
     Counter SINK_FLUSHES = "tidewatch_sink_flushes_total", "batches", ["trigger"];
         "Batches closed, by what closed them: rows, bytes, time, revoked, stopping."
     Histogram SINK_BATCH_ROWS = "tidewatch_sink_batch_rows", "rows", [], COUNTS;
@@ -233,6 +239,10 @@ table! {
         "BRIN page ranges summarised."
     Histogram PARTITIONS_SUMMARISE_DURATION = "tidewatch_partitions_summarise_duration_seconds", "seconds", ["table"], DURATIONS;
         "Time to summarise the new ranges of a table."
+    Gauge PARTITIONS_PUSH_KEYS = "tidewatch_partitions_push_key_rows", "rows", [];
+        "Rows of push_key, a row for each part of a keyed push of the last 48 h; an estimate of Postgres'."
+    Counter PARTITIONS_FORGOTTEN = "tidewatch_partitions_forgotten_push_keys_total", "rows", [];
+        "Rows of push_key deleted because their 48 h are over."
 
     // API. route: the template (/v1/incidents/{id}); query: its name in the code.
     Counter API_REQUESTS = "tidewatch_api_requests_total", "requests", ["route", "status"];

@@ -1,5 +1,5 @@
-//! Measures the sink on a private Kafka and Postgres: preparing alone, COPY alone, and the whole sink draining a filled
-//! topic, without keyed pushes and with nothing else, in turn.
+//! Measures the sink on a private Kafka and Postgres: preparing alone, COPY alone, and the sink draining a filled topic in
+//! turn without exactly-once and counts, with the first, with both, and with nothing but keyed pushes.
 //!
 //! `target/release/tidewatch with-stack -- cargo run --release -p tidewatch-sink --example drain -- [EVENTS] [ORGS]`
 #![allow(clippy::print_stdout, reason = "prints for people")]
@@ -27,8 +27,54 @@ const MIGRATIONS: [&str; 3] = [
     include_str!("../../schemas/migrations/V2__sink_commit.sql"),
     include_str!("../../schemas/migrations/V4__push_keys.sql"),
 ];
-/// Times that the whole sink is measured without keyed pushes, and with.
+/// Times that each pipe is measured, in turn.
 const ROUNDS: usize = 3;
+
+/// What is drained, and how much of `sink_commit` there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pipe {
+    /// Only COPY and COMMIT: no epochs, positions, ledger or counts.
+    Bare,
+    /// With epochs, positions and ledger.
+    Fenced,
+    /// With counts too: the sink as it is.
+    Whole,
+    /// The sink as it is, each raw record a push with a key.
+    Keyed,
+}
+
+impl Pipe {
+    const ALL: [Pipe; 4] = [Pipe::Bare, Pipe::Fenced, Pipe::Whole, Pipe::Keyed];
+
+    /// Takes out of the database what this pipe has not.
+    async fn prepare(self, client: &Client) -> anyhow::Result<()> {
+        let query = "SELECT pg_get_functiondef('sink_commit'::regproc)";
+        let whole: String = client.query_one(query, &[]).await?.get(0);
+        let (head, body) = whole.split_once("AS $function$").context("sink_commit has a body")?;
+        let function = match self {
+            Pipe::Whole | Pipe::Keyed => return Ok(()),
+            Pipe::Bare => format!(
+                "{head}AS $function$ BEGIN
+                     INSERT INTO drained SELECT sum(received) FROM json_to_recordset(p_partitions) AS b (received bigint);
+                 END $function$"
+            ),
+            Pipe::Fenced => {
+                let (before, counts) = body.split_once("INSERT INTO count_block").context("sink_commit counts")?;
+                let (_, after) = counts.split_once(';').context("the statement that counts ends")?;
+                format!("{head}AS $function${before}{after}")
+            }
+        };
+        Ok(client.batch_execute(&function).await?)
+    }
+
+    /// Counts the events committed.
+    fn committed(self) -> &'static str {
+        match self {
+            Pipe::Bare => "SELECT coalesce(sum(n), 0)::bigint FROM drained",
+            _ => "SELECT coalesce(sum(stored), 0)::bigint FROM sink_ledger",
+        }
+    }
+}
 
 /// One of several kinds, 270 B as JSON.
 fn event(number: usize, org: &str, now: Micros) -> Event<'static> {
@@ -202,16 +248,31 @@ async fn main() -> anyhow::Result<()> {
     );
 
     drop(records);
-    for round in 0..2 * ROUNDS {
-        drain(events, orgs, round % 2 == 1, &postmaster).await?;
+    let mut rates = Pipe::ALL.map(|pipe| (pipe, Vec::new()));
+    for _ in 0..ROUNDS {
+        for (pipe, rates) in &mut rates {
+            rates.push(drain(events, orgs, *pipe, &postmaster).await?);
+        }
+    }
+    let mut before = None;
+    for (pipe, mut rates) in rates {
+        rates.sort_by(f64::total_cmp);
+        let rate = rates.get(ROUNDS / 2).copied().unwrap_or_default();
+        let change =
+            before.map_or(String::new(), |before| format!(", {:+.1} %", (rate / before - 1.0) * 100.0));
+        println!("{pipe:?}: median {rate:.0} rows/s{change}");
+        before = Some(rate);
     }
     Ok(())
 }
 
-/// The whole sink, on topics and a database of its own.
-async fn drain(events: usize, orgs: usize, keyed: bool, postmaster: &str) -> anyhow::Result<()> {
+/// Drains topics of its own into a database of its own; rows a second from the first commit.
+async fn drain(events: usize, orgs: usize, pipe: Pipe, postmaster: &str) -> anyhow::Result<f64> {
     let per_event = |seconds: f64| seconds * 1e6 / events as f64;
-    let (topics, (client, url)) = (fill(records(events, orgs, keyed)).await?, database().await?);
+    let topics = fill(records(events, orgs, pipe == Pipe::Keyed)).await?;
+    let (client, url) = database().await?;
+    client.batch_execute("CREATE TABLE drained (n bigint)").await?;
+    pipe.prepare(&client).await?;
     let config = Config::new(topics, PostgresArgs::new(url));
     let context = Context::for_test();
     let me = std::process::id().to_string();
@@ -220,8 +281,7 @@ async fn drain(events: usize, orgs: usize, keyed: bool, postmaster: &str) -> any
     let sink = tokio::spawn(run(config, context.clone()));
     let mut first = None;
     loop {
-        let row = client.query_one("SELECT coalesce(sum(stored), 0)::bigint FROM sink_ledger", &[]).await?;
-        let stored: i64 = row.get(0);
+        let stored: i64 = client.query_one(pipe.committed(), &[]).await?.get(0);
         if stored > 0 {
             first.get_or_insert_with(Instant::now);
         }
@@ -234,22 +294,12 @@ async fn drain(events: usize, orgs: usize, keyed: bool, postmaster: &str) -> any
     let end = Instant::now();
     let (postgres, own) = (cpu_of_children(postmaster) - before, own() - own_before);
     let steady = first.map_or(end - start, |first| end - first).as_secs_f64();
-    let row = client
-        .query_one(
-            "SELECT count(*), avg(stored)::float8, (SELECT count(*) FROM push_key) FROM sink_ledger",
-            &[],
-        )
-        .await?;
     println!(
-        "sink, {:>5} keys: {:.0} rows/s from the first commit, sink {:.2} us, Postgres {:.2} us CPU/event, peak {}; {} ledger \
-         rows of {:.0} events",
-        row.get::<_, i64>(2),
+        "{pipe:?}: {:.0} rows/s from the first commit, sink {:.2} us, Postgres {:.2} us CPU/event, peak {}",
         events as f64 / steady,
         per_event(own),
         per_event(postgres),
         peak_mib(),
-        row.get::<_, i64>(0),
-        row.get::<_, f64>(1)
     );
     context.shutdown.request();
     sink.await??;
@@ -257,7 +307,7 @@ async fn drain(events: usize, orgs: usize, keyed: bool, postmaster: &str) -> any
     drop(client);
     let server: DatabaseUrl = std::env::var("TIDEWATCH_TEST_DATABASE_URL")?.parse()?;
     postgres::connect(&server).await?.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await?;
-    Ok(())
+    Ok(events as f64 / steady)
 }
 
 async fn parent_of_backend(client: &Client) -> anyhow::Result<String> {

@@ -14,6 +14,8 @@ use crate::input::Input;
 /// How often dead services are looked for.
 const REVIVE_INTERVAL: Duration = Duration::from_millis(50);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// More deaths of one instance than any scenario has in mind.
+const MOST_DEATHS: usize = 12;
 /// From the last acknowledgement until everything is stored and correlated.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(90);
 
@@ -115,6 +117,13 @@ impl System {
         if !dead.is_empty() {
             self.deployment.services.revive()?;
             self.deaths.extend(dead.into_iter().map(|(name, _)| name));
+        }
+        if let Some(last) = self.deaths.last()
+            && self.deaths.iter().filter(|name| *name == last).count() > MOST_DEATHS
+        {
+            let log = std::fs::read_to_string(self.log(last)).unwrap_or_default();
+            let said = log.lines().rev().find(|line| line.contains("ERROR")).unwrap_or("nothing");
+            bail!("{last} dies again and again; it says: {said}");
         }
         Ok(())
     }

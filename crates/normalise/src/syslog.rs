@@ -60,6 +60,8 @@ fn rfc5424(text: &str) -> Option<Header<'_>> {
     let (structured_data, message) = split_structured_data(rest)?;
     // A byte order mark says that the message is UTF-8.
     let message = message.strip_prefix('\u{feff}').unwrap_or(message);
+    // rsyslog forwards what it read as RFC 3164 with the space that stood after the tag.
+    let message = message.strip_prefix(' ').unwrap_or(message);
     Some(Header {
         priority: None,
         time,

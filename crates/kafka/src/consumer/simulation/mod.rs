@@ -42,7 +42,8 @@ fn member(schedule: &mut Schedule, without: Without) -> Result<(), String> {
     let partitions: Vec<_> = (0..1 + schedule.within(0, 4) as i32).map(at).collect();
     let limit = 200 * (1 + schedule.below(8));
     let shared = Shared {
-        queue: Queue::new(limit),
+        queue: Arc::new(Queue::new(limit)),
+        unconfirmed: Mutex::default(),
         assignment: Assignment::default(),
         counters: Counters::default(),
         stop: false.into(),

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use kafka::{Admin, KafkaArgs};
@@ -14,6 +14,7 @@ use service::ServiceArgs;
 use uuid::Uuid;
 
 use crate::apply::{TABLES, apply};
+use crate::doctor::{self, Progress};
 use crate::list::list;
 use crate::migrate::migrate;
 use crate::orgs::{create_org, list_orgs};
@@ -26,7 +27,7 @@ use crate::{output, tokens};
 const NAME: &str = "tidewatch-partitions";
 const ADMIN_PORT: u16 = 9107;
 
-/// Migrations, month partitions, topics, orgs and tokens. Every command can be repeated harmlessly, and waits for the
+/// Migrations, month partitions, topics, orgs, tokens, and the proof that all adds up. Every command can be repeated harmlessly, and waits for the
 /// database or broker it needs.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version)]
@@ -39,6 +40,8 @@ enum Command {
     List(List),
     /// Make the Kafka topics that are missing
     Topics(Topics),
+    /// Prove on the live database that every raw record is accounted for once; ends with 1 where it is not
+    Doctor(Doctor),
     /// Run as a service: make partitions every hour, summarise BRIN indexes every few seconds
     Run(Run),
     /// Create and list orgs
@@ -102,6 +105,20 @@ struct List {
     format: output::Format,
     #[command(flatten)]
     database: Database,
+}
+
+#[derive(Debug, Args)]
+struct Doctor {
+    /// Connections that read rows, each a month at a time
+    #[arg(long, value_name = "COUNT", default_value_t = doctor::Options::default().connections,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4))]
+    connections: usize,
+    /// Memory for telling identities apart; with too little, rows are read more than once
+    #[arg(long, value_name = "MIB", default_value_t = doctor::Options::default().identity_bytes >> 20,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65536))]
+    memory_mib: usize,
+    #[command(flatten)]
+    list: List,
 }
 
 #[derive(Debug, Args)]
@@ -221,6 +238,7 @@ fn dispatch(command: Command) -> ExitCode {
             };
             service::serve(NAME, &database.service, |context| run::run(settings, context))
         }
+        Command::Doctor(args) => doctor(args),
         Command::Topics(args) => topics(&args),
         Command::Org(command) => org(command),
         Command::Token(command) => token(command),
@@ -259,6 +277,28 @@ fn token(command: Token) -> ExitCode {
             output::tokens(&list_tokens(&client, org.as_ref()).await?, format)
         }),
     }
+}
+
+fn doctor(args: Doctor) -> ExitCode {
+    let Doctor { connections, memory_mib, list: List { format, database } } = args;
+    let options = doctor::Options { connections, identity_bytes: memory_mib << 20, ..Default::default() };
+    once(&database, &doctor::TABLES, async |_| {
+        let bar = output::progress_bar();
+        let progress = |Progress { rows, of }| {
+            bar.set_length(of);
+            bar.set_position(rows);
+        };
+        let report = doctor::doctor(&database.postgres.database_url, &options, &progress).await;
+        bar.finish_and_clear();
+        let report = report?;
+        print(&match format {
+            output::Format::Table => doctor::text(&report),
+            output::Format::Json => output::json(&report)?,
+        })?;
+        let failed = report.checks.iter().filter(|check| !check.is_ok()).count();
+        ensure!(report.ok, "{failed} of {} checks failed", report.checks.len());
+        Ok(String::new())
+    })
 }
 
 fn topics(args: &Topics) -> ExitCode {
@@ -332,6 +372,7 @@ mod tests {
     #[case(&["apply", "--ahead", "-1"])]
     #[case(&["run", "--summarise-every-ms", "1"])]
     #[case(&["topics", "--partitions", "0"])]
+    #[case(&["doctor", "--connections", "0"])]
     fn wrong_values_are_refused(#[case] args: &[&str]) {
         let url = ["--database-url", "postgres://db/tide"];
         let args = [NAME].iter().chain(args).chain(&url);

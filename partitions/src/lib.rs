@@ -7,11 +7,13 @@
 mod apply;
 mod audit;
 mod cli;
+mod doctor;
 mod forget;
 mod list;
 mod migrate;
 mod orgs;
 mod output;
+mod place;
 mod plan;
 mod run;
 mod summarise;
@@ -20,10 +22,12 @@ mod topics;
 
 pub use apply::{Created, TABLES, Table, apply};
 pub use cli::main;
+pub use doctor::{Accepted, Check, Equation, Gone, Line, Options, Problem, Progress, Report, doctor};
 pub use forget::{Pushes, forget_pushes};
 pub use list::{Leaf, list};
 pub use migrate::migrate;
 pub use orgs::{Org, create_org, list_orgs};
+pub use place::{InvalidPlace, Place, Topic};
 pub use plan::{Existing, Horizon, Month, Overlap, plan};
 pub use summarise::{Summarised, Summariser};
 pub use tokens::{Kind, NewToken, Revoked, StoredToken, create_token, list_tokens, revoke_token};

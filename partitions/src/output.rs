@@ -1,6 +1,7 @@
 //! How results look on a terminal, and to a program.
 
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -87,17 +88,17 @@ pub(crate) fn new_token(token: &NewToken, format: Format) -> anyhow::Result<Stri
     ))
 }
 
-fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
+pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
     table
 }
 
-fn align_right(table: &mut Table, columns: &[usize]) {
+pub(crate) fn align_right(table: &mut Table, columns: &[usize]) {
     for column in columns {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -105,12 +106,21 @@ fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
+/// On stderr, and nothing where that is no terminal.
+pub(crate) fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} rows, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
 fn day(time: Timestamp) -> String {
     let text = time.to_string();
     text.strip_suffix("T00:00:00Z").unwrap_or(&text).to_owned()
 }
 
-fn second(time: Timestamp) -> String {
+pub(crate) fn second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 

@@ -5,6 +5,9 @@ mod client;
 mod owner;
 mod thread;
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use simulation::{Schedule, Simulation};
 
 use super::Shared;

@@ -2,7 +2,7 @@
 # Sets up what this checkout needs and the machine lacks: Debian packages, then Kafka's jars in .tidewatch/kafka/lib.
 # Says nothing when nothing is missing; safe to run any number of times.
 #
-#   dev/install.sh [build|test]     test additionally wants rustfmt, clippy, rsyslog, kcat, zstd and faketime
+#   dev/install.sh [build|test]     test additionally wants rustfmt, clippy, rsyslog, kcat and zstd
 set -eu
 
 purpose=${1:-build}
@@ -41,7 +41,6 @@ if [ "$purpose" = test ]; then
     { has rsyslogd || [ -x /usr/sbin/rsyslogd ]; } || want rsyslog
     has kcat || want kcat
     has zstd || want zstd
-    has faketime || want faketime
 fi
 
 # Debian's postgresql package creates and starts a cluster on 5432 as it is installed. The local stack has a cluster of

@@ -21,6 +21,7 @@
 //! that nobody has accounted for. Hold a row lock while waiting for Kafka, a clock or itself.
 
 pub mod batch;
+mod clock;
 mod config;
 pub mod encode;
 pub mod identity;

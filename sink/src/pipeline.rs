@@ -1,11 +1,11 @@
 //! Does what the [`Stages`] say: prepares on a thread for work, writes in a task.
 
 use anyhow::Context as _;
-use schemas::Micros;
 use service::metrics;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::batch::Batch;
+use crate::clock;
 use crate::intake::Intake;
 use crate::prepare::{Prepared, Preparer};
 use crate::stages::{Event, Stages, Step};
@@ -54,7 +54,7 @@ impl Pipeline {
                 Step::Prepare { mut preparer, batch } => {
                     let recycled = self.spare.pop().unwrap_or_default();
                     self.preparing = Some(spawn_blocking(move || {
-                        let prepared = preparer.prepare(&batch, Micros::now(), recycled);
+                        let prepared = preparer.prepare(&batch, clock::now(), recycled);
                         (preparer, batch, prepared)
                     }));
                 }

@@ -32,7 +32,7 @@ macro_rules! mutations {
 pub const ALL: &[Mutation] = mutations! {
     "no-fence" true "sink_commit does not look at epoch and position; a sink stands still, then goes on" => no_fence;
     "offsets-apart" true "the sink commits rows first and positions after; kill -9 between the two" => offsets_apart;
-    "no-source-filter" true "the sink stores repeats of raw records; kill -9 of enrich after delivery" => no_source_filter;
+    "no-source-filter" true "the sink stores repeats of raw records; enrich stands still, then goes on" => no_source_filter;
     "commit-before-delivery" true "enrich commits what it has not delivered; kill -9 with records under way" => commit_before_delivery;
     "early-200" false "ingest answers before the broker does; the broker stands still, then kill -9 of ingest" => early_answer;
     "evidence-added" false "the sink adds up what windows count instead of uniting; kill -9 of correlate" => evidence_added;
@@ -55,7 +55,7 @@ fn failpoints(service: Service, points: &str) -> Vec<(Service, &'static str, Str
 }
 
 async fn no_fence(session: &Session) -> Result<()> {
-    scenarios::zombie::copied_with(session, |system| {
+    scenarios::zombie::before_with(session, |system| {
         Box::pin(async move {
             let database = system.database().await?;
             let name = "sink_commit";
@@ -80,15 +80,16 @@ async fn offsets_apart(session: &Session) -> Result<()> {
 }
 
 async fn no_source_filter(session: &Session) -> Result<()> {
-    let mut environment = failpoints(Service::Sink, "sink.source_filter=return");
-    environment.extend(failpoints(Service::Enrich, "enrich.delivered=2*off->1*return(kill)"));
-    run_with(session, environment).await
+    scenarios::zombie::enrich_with(session, failpoints(Service::Sink, "sink.source_filter=return")).await
 }
 
 async fn commit_before_delivery(session: &Session) -> Result<()> {
     run_with(
         session,
-        failpoints(Service::Enrich, "enrich.delivery_first=return;enrich.produced=100*off->1*return(kill)"),
+        failpoints(
+            Service::Enrich,
+            "enrich.delivery_first=return;enrich.converted=100*off->1*sleep(1500)->1*return(kill)",
+        ),
     )
     .await
 }

@@ -233,10 +233,10 @@ impl System {
         self.deployment.services.options().logs.join(format!("{name}.log"))
     }
 
-    /// Partitions of the events that an instance has been assigned, by its own metrics.
-    pub async fn assigned(&self, name: &str) -> Result<u64> {
+    /// Partitions of a topic that an instance has been assigned, by its own metrics.
+    pub async fn assigned(&self, name: &str, topic: &str) -> Result<u64> {
         let metrics = self.deployment.services.metrics(name).await?;
-        let topic = format!("topic=\"{}\"", self.name("events"));
+        let topic = format!("topic=\"{topic}\"");
         let line = metrics
             .lines()
             .find(|line| line.starts_with("tidewatch_kafka_assigned_partitions") && line.contains(&topic));

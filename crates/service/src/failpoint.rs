@@ -44,6 +44,19 @@ pub const fn guard_is_off(_name: &'static str) -> bool {
     false
 }
 
+/// How many seconds the clock is to be wrong by: `FAILPOINTS="clock=return(-86400)"`.
+#[cfg(feature = "failpoints")]
+pub fn clock_error_seconds() -> i64 {
+    fail::eval("clock", |seconds| seconds).flatten().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
+}
+
+/// How many seconds the clock is to be wrong by: none.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn clock_error_seconds() -> i64 {
+    0
+}
+
 /// Reads `FAILPOINTS`, for as long as the process lives.
 #[cfg(feature = "failpoints")]
 pub(crate) fn arm() {

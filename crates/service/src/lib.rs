@@ -52,7 +52,7 @@ mod tasks;
 mod telemetry;
 
 pub use config::{ConfigError, Configuration, LogFilter, LogFormat, ServiceArgs, parse};
-pub use failpoint::{failpoint, guard_is_off};
+pub use failpoint::{clock_error_seconds, failpoint, guard_is_off};
 pub use health::{Dependency, DependencyReport, Health, Report};
 pub use lifecycle::{Context, EXIT_USAGE, main, once, serve};
 pub use panics::contain;

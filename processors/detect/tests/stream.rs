@@ -211,15 +211,21 @@ async fn a_broken_rule_keeps_its_last_good_version_and_a_new_one_is_taken_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_cannot_be_read_stops_the_service_and_says_which() {
+async fn a_record_that_cannot_be_read_is_passed_over_and_counted() {
     let broker = Broker::new().await;
     let rules = tempfile::tempdir().unwrap();
+    std::fs::write(rules.path().join("login.yml"), rule("root-login", "authentication", "user: root"))
+        .unwrap();
+    let unreadable = || service::metrics::value("tidewatch_detect_unreadable_total", &[("stream", "events")]);
+    let before = unreadable().unwrap_or(0.0);
     let topic = broker.kafka.topic("events");
-    let payload = b"no batch";
-    let outgoing = Outgoing { topic: &topic, partition: 0, key: None, headers: &[], payload };
+    let outgoing = Outgoing { topic: &topic, partition: 0, key: None, headers: &[], payload: b"no batch" };
     broker.producer.send(outgoing, Box::new(|result| assert!(result.is_ok()))).unwrap();
-    let error = run(broker.config(rules.path()), service::Context::for_test()).await.unwrap_err();
-    assert!(format!("{error:#}").contains("events[0] offset 0"), "{error:#}");
+    let service = Service::start(broker.config(rules.path()));
+    broker.push(Stream::Events, 0, 1, &[LOGIN]).await;
+    broker.signals(|seen| seen.iter().any(|(_, offset, _)| *offset == 1)).await;
+    assert!(unreadable().unwrap_or(0.0) > before);
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

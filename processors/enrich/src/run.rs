@@ -253,6 +253,7 @@ impl Pipeline {
                 if service::guard_is_off("enrich.delivery_first") {
                     // A record just begun is none that was finished.
                     let _ = self.lanes.finish(&ticket);
+                    self.consumer.commit(&self.lanes.take_moved(None));
                 }
                 self.workers.give(Job { record, ticket, stream: topics.stream, topic_id: topics.raw_id });
             }

@@ -94,6 +94,7 @@ fn work(jobs: &Receiver<Job>, shared: &Shared, runtime: &Handle) {
         }
         out.clear();
         convert(&job, shared, &mut out);
+        service::failpoint("enrich.converted");
         let result = deliver(&job, shared, runtime, &out);
         service::failpoint("enrich.produced");
         if let Err(error) = result {

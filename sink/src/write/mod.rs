@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use postgres::{Class, DatabaseUrl};
-use schemas::Micros;
 use service::{Dependency, Shutdown, metrics};
 
 use crate::batch::Batch;
+use crate::clock;
 use crate::encode::audit;
 use crate::encode::time::Planned;
 use crate::incidents;
@@ -220,7 +220,8 @@ async fn transaction(
     budget: &mut Budget,
     org_numbers: &OrgNumbers,
 ) -> Result<(), Failure> {
-    let planned = Planned::at(Micros::now());
+    let planned = Planned::at(clock::now());
+    service::failpoint("sink.begins");
     session.execute("BEGIN").await.map_err(|error| Failure::of(&error))?;
     if service::guard_is_off("sink.locks_last") {
         let lock = "SELECT FROM sink_partition FOR UPDATE";
@@ -365,7 +366,7 @@ fn committed(work: &Work, took: Duration) {
             metrics::SINK_DUPLICATES.with([kind]).add(count(events));
         }
     }
-    let now = Micros::now();
+    let now = clock::now();
     for (stream, received_at) in ["events", "findings"].into_iter().zip(oldest) {
         if let Some(received_at) = received_at {
             metrics::SINK_DELAY.with([stream]).record(now.seconds_since(*received_at).max(0.0));

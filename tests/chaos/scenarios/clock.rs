@@ -8,26 +8,19 @@ use tidewatch_dev::Service;
 use crate::session::{RATE, Session};
 use crate::system::Wishes;
 
-const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 const EVENTS: usize = 300;
 
 pub async fn sink_ahead(session: &Session) -> Result<()> {
-    sink_off(session, "+1d").await
+    sink_off(session, 86_400).await
 }
 
 pub async fn sink_behind(session: &Session) -> Result<()> {
-    sink_off(session, "-1d").await
+    sink_off(session, -86_400).await
 }
 
 /// The clock of the sink's host: what it stores is decided by the clocks of ingest and of Postgres.
-async fn sink_off(session: &Session, by: &str) -> Result<()> {
-    ensure!(std::path::Path::new(LIBRARY).exists(), "{LIBRARY} is missing (Debian package faketime)");
-    let environment = vec![
-        (Service::Sink, "LD_PRELOAD", LIBRARY.to_owned()),
-        (Service::Sink, "FAKETIME", by.to_owned()),
-        // Timers keep the time that passes.
-        (Service::Sink, "FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ];
+async fn sink_off(session: &Session, seconds: i32) -> Result<()> {
+    let environment = vec![(Service::Sink, "FAILPOINTS", format!("clock=return({seconds})"))];
     let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
     let feed = system.feed(&session.input, RATE)?;
     session.conclude(&mut system, feed).await?;

@@ -21,28 +21,34 @@ const SAID: &str = "taken by another sink";
 /// Something to do with a system before it is used.
 pub type Prepare = for<'a> fn(&'a System) -> Running<'a>;
 
+/// Inside the transaction, after COPY.
 pub async fn copied(session: &Session) -> Result<()> {
-    stop_in_transaction(session, "", |_| Box::pin(async { Ok(()) })).await
+    stop_at(session, "sink.copied", "", |_| Box::pin(async { Ok(()) })).await
+}
+
+/// With a batch ready, before its transaction.
+pub async fn before(session: &Session) -> Result<()> {
+    before_with(session, |_| Box::pin(async { Ok(()) })).await
 }
 
 /// With something done to the system first.
-pub async fn copied_with(session: &Session, prepare: Prepare) -> Result<()> {
-    stop_in_transaction(session, "", prepare).await
+pub async fn before_with(session: &Session, prepare: Prepare) -> Result<()> {
+    stop_at(session, "sink.begins", "", prepare).await
 }
 
 /// With more failpoints.
 pub async fn copied_with_failpoints(session: &Session, more: &str) -> Result<()> {
-    stop_in_transaction(session, more, |_| Box::pin(async { Ok(()) })).await
+    stop_at(session, "sink.copied", more, |_| Box::pin(async { Ok(()) })).await
 }
 
-async fn stop_in_transaction(session: &Session, more: &str, prepare: Prepare) -> Result<()> {
-    let passes = session.rng("zombie-copied").random_range(3..10);
-    let failpoints = format!("sink.copied={passes}*off->1*return(stop);{more}");
+async fn stop_at(session: &Session, failpoint: &str, more: &str, prepare: Prepare) -> Result<()> {
+    let passes = session.rng(failpoint).random_range(3..10);
+    let failpoints = format!("{failpoint}={passes}*off->1*return(stop);{more}");
     let mut system = two_sinks(session, failpoints).await?;
     prepare(&system).await?;
     let feed = system.feed(&session.input, RATE)?;
     let deadline = Instant::now() + STOP_PATIENCE;
-    while !is_stopped(&mut system)? {
+    while !is_stopped(&mut system, "sink")? {
         ensure!(Instant::now() < deadline, "the sink has not come by its failpoint");
         system.pass(Duration::from_millis(10)).await?;
     }
@@ -69,6 +75,46 @@ pub async fn random(session: &Session) -> Result<()> {
     system.stop().await
 }
 
+/// An enrich that stands still with a record in its producer; when it goes on its successor has written that record, and it
+/// writes it again.
+pub async fn enrich(session: &Session) -> Result<()> {
+    enrich_with(session, Vec::new()).await
+}
+
+/// With more variables.
+pub async fn enrich_with(session: &Session, more: Vec<(Service, &'static str, String)>) -> Result<()> {
+    let passes = session.rng("zombie-enrich").random_range(50..150);
+    let failpoints = format!("enrich.produced={passes}*off->1*return(stop)");
+    let mut environment = vec![(Service::Enrich, "FAILPOINTS", failpoints)];
+    environment.extend(more);
+    let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
+    let feed = system.feed(&session.input, RATE)?;
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while !is_stopped(&mut system, "enrich")? {
+        ensure!(Instant::now() < deadline, "enrich has not come by its failpoint");
+        system.pass(Duration::from_millis(10)).await?;
+    }
+    system.arm(Service::Enrich, "");
+    let second = system.services().spawn(Service::Enrich)?;
+    let raw = system.name("events.raw");
+    while system.assigned(&second, &raw).await.unwrap_or(0) < 4 {
+        ensure!(Instant::now() < deadline, "the other enrich has not got the partitions");
+        system.pass(Duration::from_millis(50)).await?;
+    }
+    // What the successor writes is stored before the other goes on.
+    system.pass(Duration::from_secs(1)).await?;
+    system.services().process("enrich")?.signal(Signal::SIGCONT)?;
+    session.conclude(&mut system, feed).await?;
+    let database = system.database().await?;
+    let repeats: i64 = database
+        .query_one("SELECT coalesce(sum(duplicates), 0)::bigint FROM sink_ledger WHERE topic = 'events'", &[])
+        .await?
+        .get(0);
+    ensure!(repeats > 0, "the enrich that stood still has repeated nothing");
+    ensure!(system.deaths.is_empty(), "died: {:?}", system.deaths);
+    system.stop().await
+}
+
 /// A system whose first sink has these failpoints and whose second has none, each with a share of the partitions.
 pub async fn two_sinks(session: &Session, failpoints: String) -> Result<System> {
     let environment = vec![(Service::Sink, "FAILPOINTS", failpoints)];
@@ -77,7 +123,8 @@ pub async fn two_sinks(session: &Session, failpoints: String) -> Result<System> 
     let second = system.services().spawn(Service::Sink)?;
     system.services().until_ready(&second).await?;
     let deadline = Instant::now() + STOP_PATIENCE;
-    while system.assigned(&second).await? == 0 || system.assigned("sink").await? == 0 {
+    let events = system.name("events");
+    while system.assigned(&second, &events).await? == 0 || system.assigned("sink", &events).await? == 0 {
         ensure!(Instant::now() < deadline, "the partitions are not shared between the sinks");
         system.pass(Duration::from_millis(50)).await?;
     }

@@ -186,6 +186,11 @@ impl Services {
         self.instance(name)?.process.as_ref().with_context(|| format!("{name} is stopped"))
     }
 
+    /// Where clients reach an instance.
+    pub fn ports(&self, name: &str) -> Result<ServicePorts> {
+        Ok(self.instance(name)?.ports)
+    }
+
     /// Names with their admin ports and processes (`None` while stopped).
     pub fn list(&self) -> impl Iterator<Item = (&str, u16, Option<&Process>)> {
         self.instances

@@ -228,6 +228,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_push_whose_client_has_gone_is_known_to_its_retry() {
+        let keys = Keys::new();
+        let (ticket, receipt) = Ticket::new();
+        drop(new(claim(&keys, "a", 1)).follow(receipt));
+        let Claim::Joined(joined) = claim(&keys, "a", 1) else { panic!("it is under way") };
+        ticket.close();
+        assert_eq!(joined.await, Settled::Acknowledged);
+        assert!(matches!(claim(&keys, "a", 1), Claim::Acknowledged));
+    }
+
+    #[tokio::test]
     async fn a_push_that_failed_or_was_not_published_is_new_again() {
         let keys = Keys::new();
         let (ticket, receipt) = Ticket::new();

@@ -23,3 +23,16 @@ pub use until::until;
 pub fn now() -> String {
     format!("{:.6}", jiff::Timestamp::now())
 }
+
+/// Twelve failed logins from one address within moments, as sshd writes them.
+pub fn brute_force(address: &str) -> String {
+    let mut lines = String::new();
+    for attempt in 0..12 {
+        let port = 40_000 + attempt;
+        lines.push_str(&format!(
+            "<38>1 {} bastion sshd {attempt} - - Failed password for root from {address} port {port} ssh2\n",
+            now(),
+        ));
+    }
+    lines
+}

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use kafka::{Admin, KafkaArgs};
+use reqwest::Response;
+use serde_json::Value;
 use tidewatch_dev::process::Stopped;
 use tidewatch_dev::{Backends, Deployment, DeploymentOptions, Service};
 use tokio::sync::OnceCell;
@@ -67,6 +70,72 @@ impl Pipeline {
             pipeline: self,
             identity: Identity { id, ingest_token: tokens.ingest, analyst_token: tokens.analyst },
         }
+    }
+
+    /// An org again, after [`Org::detach`].
+    pub fn org(&self, identity: &Identity) -> Org<'_> {
+        Org { pipeline: self, identity: identity.clone() }
+    }
+
+    /// Starts another instance of a service and waits until it is ready; its name.
+    pub async fn another(&mut self, service: &str) -> String {
+        let service = Service::ALL.into_iter().find(|known| known.name() == service).unwrap();
+        let name = self.deployment.services.spawn(service).unwrap_or_else(|error| panic!("{error:#}"));
+        self.deployment.services.until_ready(&name).await.unwrap_or_else(|error| panic!("{error:#}"));
+        name
+    }
+
+    /// Grows a topic to so many partitions.
+    pub async fn grow(&self, topic: &str, partitions: i32) {
+        let kafka = KafkaArgs::new(self.brokers());
+        Admin::new(&kafka).unwrap().add_partitions(&self.topic(topic), partitions).await.unwrap();
+    }
+
+    /// Pushes a body to an instance of ingest; its answer, which must be a 200.
+    pub async fn push_to(
+        &self,
+        ingest: &str,
+        org: &Identity,
+        path: &str,
+        content_type: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Value {
+        let answer = self.answer(ingest, org, path, content_type, headers, body).await;
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The same, whatever it answers.
+    pub async fn answer(
+        &self,
+        ingest: &str,
+        org: &Identity,
+        path: &str,
+        content_type: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Response {
+        let port = self.deployment.services.ports(ingest).unwrap().ingest;
+        let mut request = self
+            .http
+            .post(format!("http://127.0.0.1:{port}{path}"))
+            .bearer_auth(&org.ingest_token)
+            .header("content-type", content_type);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(body).send().await.unwrap()
+    }
+
+    /// The value of a series, by the end of its name with its labels, as an instance of a service has it now.
+    pub async fn metric(&self, name: &str, series: &str) -> f64 {
+        let metrics = self.services().metrics(name).await.unwrap();
+        let line =
+            metrics.lines().find_map(|line| line.rsplit_once(' ').filter(|(name, _)| name.ends_with(series)));
+        line.map_or(0.0, |(_, value)| value.parse().unwrap())
     }
 
     /// `http://host:port` of ingest.
@@ -142,7 +211,8 @@ impl Pipeline {
 
     /// Waits until these many raw events are in the ledger; more never come.
     pub async fn until_received(&self, events: i64) {
-        let query = "SELECT coalesce(sum(received - duplicates), 0)::bigint FROM sink_ledger";
+        let query =
+            "SELECT coalesce(sum(received - duplicates), 0)::bigint FROM sink_ledger WHERE topic = 'events'";
         let arrived = async || (self.count(query).await >= events).then_some(());
         if try_until(arrived).await.is_none() {
             let ledger = self

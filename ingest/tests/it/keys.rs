@@ -7,7 +7,6 @@ use schemas::Stream;
 use serde_json::json;
 use service::metrics;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 
 use crate::harness::{Running, World, accepted, problem, refused, until};
 
@@ -161,29 +160,4 @@ async fn without_postgres_keyed_pushes_go_on_and_do_not_wait() {
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     ingest.stop().await;
     assert_eq!(world.texts().await.len(), 21);
-}
-
-#[tokio::test]
-async fn the_push_of_a_client_that_has_gone_is_known_to_its_retry() {
-    let world = World::new().await;
-    let ingest = world.ready(&[]).await;
-    let body = "{\"a\":1}";
-    for n in 0..20 {
-        let mut connection = tokio::net::TcpStream::connect(ingest.http).await.unwrap();
-        let request = format!(
-            "POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: {LINES}\r\n\
-             Idempotency-Key: k{n}\r\nContent-Length: {}\r\n\r\n{body}",
-            world.token,
-            body.len()
-        );
-        connection.write_all(request.as_bytes()).await.unwrap();
-        // It reads no answer.
-        drop(connection);
-    }
-    assert_eq!(world.texts_once(20).await.len(), 20);
-    for n in 0..20 {
-        assert_eq!(accepted(keyed(&ingest, &format!("k{n}"), body)).await["accepted"], 1);
-    }
-    ingest.stop().await;
-    assert_eq!(world.texts().await.len(), 20);
 }

@@ -159,10 +159,10 @@ pub async fn take_over(system: &mut System) -> Result<()> {
     Ok(())
 }
 
-fn is_stopped(system: &mut System) -> Result<bool> {
-    let pid = system.services().process("sink")?.pid();
+fn is_stopped(system: &mut System, name: &str) -> Result<bool> {
+    let pid = system.services().process(name)?.pid();
     let stat =
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading the state of the sink")?;
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading the state of a process")?;
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
     Ok(state == Some("T"))
 }

@@ -1,20 +1,7 @@
 //! From a shipper's line to an analyst's incident, and back.
 
 use serde_json::{Value, json};
-use tidewatch_tests::Pipeline;
-
-/// Twelve failed logins and a success from one address, as sshd writes them.
-fn brute_force(address: &str) -> String {
-    let mut lines = String::new();
-    for attempt in 0..12 {
-        let port = 40_000 + attempt;
-        lines.push_str(&format!(
-            "<38>1 {} bastion sshd {attempt} - - Failed password for root from {address} port {port} ssh2\n",
-            tidewatch_tests::now(),
-        ));
-    }
-    lines
-}
+use tidewatch_tests::{Pipeline, brute_force};
 
 #[tokio::test]
 async fn pushed_lines_become_rows_and_an_incident_with_its_evidence() {

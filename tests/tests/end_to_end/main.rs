@@ -6,5 +6,6 @@ mod clients;
 mod exactly_once;
 mod incidents;
 mod isolation;
+mod keys;
 mod lifecycle;
 mod startup;

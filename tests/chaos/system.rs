@@ -53,9 +53,7 @@ impl System {
         let direct_url = deployment.database_url().to_owned();
         if let Some(proxy) = wishes.postgres_through {
             let url = through(&direct_url, &proxy)?;
-            for service in [Service::Sink] {
-                deployment.services.set_environment(service, "TIDEWATCH_DATABASE_URL", &url);
-            }
+            deployment.services.set_environment(Service::Sink, "TIDEWATCH_DATABASE_URL", &url);
         }
         deployment.services.start_all().await?;
         Ok(System { deployment, deaths: Vec::new(), backends, loadgen, direct_url })

@@ -26,6 +26,8 @@ pub struct Feeding {
     pub token: String,
     /// Records a second from each file.
     pub rate: u32,
+    /// With an Idempotency-Key for each push.
+    pub keys: bool,
 }
 
 /// Pushes under way.
@@ -57,7 +59,7 @@ impl Feed {
             command
                 .arg("replay")
                 .arg(&file.path)
-                .args(["--keep-times", "--idempotency-keys", "--batch", BATCH, "--format", "json"])
+                .args(["--keep-times", "--batch", BATCH, "--format", "json"])
                 .args(["--ingest-url", url, "--token", &feeding.token, "--sender", &file.run])
                 .args([
                     "--rate",
@@ -73,6 +75,9 @@ impl Feed {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .kill_on_drop(true);
+            if feeding.keys {
+                command.arg("--idempotency-keys");
+            }
             if file.findings {
                 command.arg("--findings");
             }

@@ -46,7 +46,7 @@ async fn run_with(session: &Session, environment: Vec<(Service, &'static str, St
 }
 
 async fn run(session: &Session, system: &mut System) -> Result<()> {
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     session.conclude(system, feed).await
 }
 

@@ -87,8 +87,17 @@ impl System {
         Ok(client)
     }
 
-    /// Starts pushing the input, so many records a second from each file.
+    /// Starts pushing the input with keys, so many records a second from each file.
     pub fn feed(&self, input: &Input, rate: u32) -> Result<Feed> {
+        self.push(input, rate, true)
+    }
+
+    /// The same without keys, by which the sink would know repeats too: for faults that make nobody push again.
+    pub fn feed_without_keys(&self, input: &Input, rate: u32) -> Result<Feed> {
+        self.push(input, rate, false)
+    }
+
+    fn push(&self, input: &Input, rate: u32, keys: bool) -> Result<Feed> {
         Feed::start(
             input,
             &Feeding {
@@ -96,6 +105,7 @@ impl System {
                 ingest_urls: vec![self.deployment.services.ingest_url()],
                 token: self.deployment.tokens().ingest.clone(),
                 rate,
+                keys,
             },
         )
     }

@@ -16,7 +16,11 @@ async fn at(session: &Session, service: Service, failpoint: &str, after: std::op
     let failpoints = format!("{failpoint}={after}*off->1*return(kill)");
     let environment = vec![(service, "FAILPOINTS", failpoints)];
     let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = match service {
+        // Its clients push again.
+        Service::Ingest => system.feed(&session.input, RATE)?,
+        _ => system.feed_without_keys(&session.input, RATE)?,
+    };
     session.conclude(&mut system, feed).await?;
     ensure!(
         system.deaths == [service.name()],

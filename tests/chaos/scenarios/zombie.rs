@@ -88,7 +88,7 @@ pub async fn enrich_with(session: &Session, more: Vec<(Service, &'static str, St
     let mut environment = vec![(Service::Enrich, "FAILPOINTS", failpoints)];
     environment.extend(more);
     let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let deadline = Instant::now() + STOP_PATIENCE;
     while !is_stopped(&mut system, "enrich")? {
         ensure!(Instant::now() < deadline, "enrich has not come by its failpoint");

@@ -1,6 +1,6 @@
 //! Fills `events.raw` of a private Kafka and measures how fast the service drains it.
 //!
-//! `target/release/tidewatch with-stack -- cargo run --release -p tidewatch-enrich --example drain -- [EVENTS]`
+//! `target/release/tidewatch with-stack -- cargo run --release -p tidewatch-enrich --example enrich_drain -- [EVENTS]`
 #![allow(clippy::print_stdout, reason = "prints for people")]
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Measures the sink on a private Kafka and Postgres: preparing alone, COPY alone, and the sink draining a filled topic in
 //! turn without exactly-once and counts, with the first, with both, and with nothing but keyed pushes.
 //!
-//! `target/release/tidewatch with-stack -- cargo run --release -p tidewatch-sink --example drain -- [EVENTS] [ORGS]`
+//! `target/release/tidewatch with-stack -- cargo run --release -p tidewatch-sink --example sink_drain -- [EVENTS] [ORGS]`
 #![allow(clippy::print_stdout, reason = "prints for people")]
 
 use std::time::{Duration, Instant};

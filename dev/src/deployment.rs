@@ -37,6 +37,8 @@ pub struct DeploymentOptions {
     pub tokens: Option<Tokens>,
     /// Copies of each partition of the topics.
     pub replication: u32,
+    /// See [`ServiceOptions::named_instances`].
+    pub named_instances: bool,
 }
 
 impl DeploymentOptions {
@@ -55,6 +57,7 @@ impl DeploymentOptions {
             environment: vec![],
             tokens: None,
             replication: 1,
+            named_instances: false,
         })
     }
 }
@@ -90,6 +93,7 @@ impl Deployment {
             environment,
             tokens,
             replication,
+            named_instances,
         } = options;
         create_database(&backends.superuser_url, &database).await?;
         let partitions = Partitions {
@@ -118,6 +122,7 @@ impl Deployment {
             org,
             ports,
             environment,
+            named_instances,
         });
         Ok(Deployment { services, tokens, partitions })
     }

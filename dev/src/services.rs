@@ -100,6 +100,8 @@ pub struct ServiceOptions {
     pub ports: ServicePorts,
     /// More variables for some services, such as `(Service::Sink, "TIDEWATCH_LOG", "debug")`; an empty value takes one away.
     pub environment: Vec<(Service, String, String)>,
+    /// Whether instances tell their group their names, and so have their partitions back at once after a death.
+    pub named_instances: bool,
 }
 
 /// The running services, by name: `sink` is the first sink, `sink-2` the next.
@@ -342,7 +344,11 @@ impl Services {
             }
             Service::Partitions | Service::Sink => {}
         }
-        if matches!(instance.service, Service::Enrich | Service::Detect | Service::Correlate | Service::Sink)
+        if self.options.named_instances
+            && matches!(
+                instance.service,
+                Service::Enrich | Service::Detect | Service::Correlate | Service::Sink
+            )
         {
             variables.push(("TIDEWATCH_INSTANCE_ID", name.to_owned()));
         }

@@ -75,6 +75,7 @@ impl Stack {
             environment: vec![],
             tokens: settings.tokens.take(),
             replication: 1,
+            named_instances: false,
         };
         let mut deployment = Deployment::prepare(options).await?;
         settings.tokens = Some(deployment.tokens().clone());

@@ -48,6 +48,7 @@ impl System {
         let mut options = DeploymentOptions::for_test(backends.clone())?;
         let wanted = wishes.environment.into_iter();
         options.environment.extend(wanted.map(|(service, name, value)| (service, name.to_owned(), value)));
+        options.named_instances = true;
         options.replication = wishes.replication.unwrap_or(1);
         let mut deployment = Deployment::prepare(options).await?;
         let direct_url = deployment.database_url().to_owned();

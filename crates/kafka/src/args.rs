@@ -60,8 +60,9 @@ pub struct KafkaArgs {
     #[arg(long = "topic-prefix", env = "TIDEWATCH_TOPIC_PREFIX", value_name = "PREFIX", default_value = "")]
     pub topic_prefix: TopicPrefix,
 
-    /// Name of this instance in its consumer group, one for each (such as the pod's): with it, an instance that is restarted
-    /// within the session's 10 s goes on at once with the partitions it had; without, they are given to others as it stops
+    /// Name of this instance in its consumer groups, one for each (such as the pod's): with it, an instance that dies and is
+    /// started again within the session's 10 s goes on at once with the partitions it had, and no others: after a topic
+    /// has grown, leave every instance stopped for 10 s once
     #[arg(long = "instance-id", env = "TIDEWATCH_INSTANCE_ID", value_name = "NAME", value_parser = instance_id)]
     pub instance_id: Option<String>,
 }

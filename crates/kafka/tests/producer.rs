@@ -83,13 +83,15 @@ async fn a_record_over_the_limit_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_record_that_the_topic_refuses_fails_alone_as_data() {
+async fn a_record_that_the_topic_refuses_fails_alone_where_records_may_be_missing() {
     let args = kafka();
     let mut spec = common::spec(&args.topic("small"), 1);
     spec.config = vec![("max.message.bytes".into(), "2000".into())];
     let topic = spec.name.clone();
     tidewatch_kafka::Admin::new(&args).unwrap().ensure_topics(&[spec]).await.unwrap();
-    let producer = producer(&args);
+    let patient =
+        ProducerOptions { message_timeout: Some(Duration::from_secs(30)), ..ProducerOptions::new("test") };
+    let producer = Producer::new(&args, patient).unwrap();
     // Does not compress; larger than a batch may be with the topic's limit, whatever shares it.
     let noise: Vec<u8> = (0..5_000).flat_map(|_| uuid::Uuid::new_v4().into_bytes()).collect();
     let refused = send(&producer, outgoing(&topic, 0, &noise));
@@ -98,6 +100,16 @@ async fn a_record_that_the_topic_refuses_fails_alone_as_data() {
     assert_eq!(error.class(), Class::Data, "{error}");
     let fine = send(&producer, outgoing(&topic, 0, b"small"));
     assert_eq!(fine.recv_timeout(PATIENCE).unwrap().unwrap(), 0);
+
+    // Where none may be missing, nothing behind it is stored and the producer ends.
+    let producer = common::producer(&args);
+    let refused = send(&producer, outgoing(&topic, 0, &noise));
+    let behind = send(&producer, outgoing(&topic, 0, b"behind"));
+    assert!(refused.recv_timeout(PATIENCE).unwrap().is_err());
+    assert!(behind.recv_timeout(PATIENCE).unwrap().is_err());
+    tokio::time::timeout(PATIENCE, producer.failed()).await.unwrap();
+    let (_, end) = tidewatch_kafka::Admin::new(&args).unwrap().watermarks(&topic, 0).await.unwrap();
+    assert_eq!(end, 1);
 }
 
 #[tokio::test]

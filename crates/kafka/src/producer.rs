@@ -30,8 +30,8 @@ pub struct ProducerOptions {
     /// Its name in the broker's logs and quotas.
     pub client_id: String,
     /// After this time an unacknowledged record fails (it may have been stored nevertheless). With `None` it waits for
-    /// ever, and one that the broker refuses ends the producer: no record is stored while one before it is missing.
-    /// Default: `None`.
+    /// ever, and where the broker refuses one, those under way behind it are not stored in its place: the producer ends.
+    /// Who sends on after a failure makes the gap himself. Default: `None`.
     pub message_timeout: Option<Duration>,
     /// How long a record waits for others to share a request with. Default: 5 ms.
     pub linger: Duration,

@@ -100,16 +100,6 @@ async fn a_record_that_the_topic_refuses_fails_alone_where_records_may_be_missin
     assert_eq!(error.class(), Class::Data, "{error}");
     let fine = send(&producer, outgoing(&topic, 0, b"small"));
     assert_eq!(fine.recv_timeout(PATIENCE).unwrap().unwrap(), 0);
-
-    // Where none may be missing, nothing behind it is stored and the producer ends.
-    let producer = common::producer(&args);
-    let refused = send(&producer, outgoing(&topic, 0, &noise));
-    let behind = send(&producer, outgoing(&topic, 0, b"behind"));
-    assert!(refused.recv_timeout(PATIENCE).unwrap().is_err());
-    assert!(behind.recv_timeout(PATIENCE).unwrap().is_err());
-    tokio::time::timeout(PATIENCE, producer.failed()).await.unwrap();
-    let (_, end) = tidewatch_kafka::Admin::new(&args).unwrap().watermarks(&topic, 0).await.unwrap();
-    assert_eq!(end, 1);
 }
 
 #[tokio::test]

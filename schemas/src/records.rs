@@ -33,7 +33,7 @@ versions! {
     RawBatch = RAW_BATCH ["RawBatch.v1.avsc"];
     EventBatch = EVENT_BATCH ["EventBatch.v1.avsc"];
     FindingBatch = FINDING_BATCH ["FindingBatch.v1.avsc"];
-    SignalBatch = SIGNAL_BATCH ["SignalBatch.v1.avsc"];
+    SignalBatch = SIGNAL_BATCH ["SignalBatch.v1.avsc", "SignalBatch.v2.avsc"];
     Watermark = WATERMARK ["Watermark.v1.avsc"];
     IncidentChange = INCIDENT_CHANGE ["IncidentChange.v1.avsc"];
 }

@@ -30,6 +30,7 @@ fn payload(first: usize, groups: usize) -> Vec<u8> {
             index: i32::try_from(n - first).unwrap(),
             org: "demo".into(),
             correlation_id: Some("b".into()),
+            chain_id: None,
             base_rule_id: "a".into(),
             rule_hash: "0123456789abcdef".into(),
             group_key: vec![pair("src_ip", address.clone())],

@@ -5,16 +5,26 @@
 //! [`ALLOWED_LATENESS`] behind the newest of its group. What an incident is stands in docs/detection.md; the arithmetic is in
 //! `track.rs`.
 
+mod chain;
 mod change;
 mod correlator;
 mod episode;
+mod groups;
+mod key;
+mod mark;
+mod measure;
 mod seen;
+mod slots;
+mod thin;
+mod threshold;
 mod track;
+mod watermark;
 
 #[cfg(test)]
 mod tests;
 
 pub use correlator::{Applied, Correlator, When};
+pub use groups::Limits;
 
 /// How late a signal may be, microseconds of event time behind the newest of its group.
 pub const ALLOWED_LATENESS: i64 = 5 * 60 * 1_000_000;

@@ -4,6 +4,7 @@
 //! replaced behind them.
 
 mod condition;
+mod correlation;
 mod rsigma;
 
 pub(crate) use rsigma::Rsigma;

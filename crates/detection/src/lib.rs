@@ -9,6 +9,7 @@ mod columns;
 mod correlate;
 mod directory;
 mod engine;
+mod link;
 mod load;
 mod route;
 mod rule;
@@ -19,11 +20,13 @@ mod value;
 mod view;
 
 pub use correlate::{
-    ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, MAX_ENTITIES, When,
+    ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, Limits, MAX_ENTITIES, When,
 };
 pub use directory::{Directory, OpenError};
 pub use load::{Defect, Loaded, fingerprint, load, load_documents};
-pub use rule::{Correlation, Detection, LogSource, MAX_THRESHOLD, MAX_TIMESPAN, Meta};
+pub use rule::{
+    Condition, Correlation, Detection, Kind, LogSource, MAX_RULES, MAX_THRESHOLD, MAX_TIMESPAN, Meta,
+};
 pub use rules::Rules;
 pub use signals::{Partitioned, signal_partition};
 pub use taxonomy::{Taxonomy, TaxonomyError};

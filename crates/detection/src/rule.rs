@@ -11,6 +11,9 @@ pub const MAX_TIMESPAN: u64 = 7 * 24 * 3600;
 /// Largest threshold of a correlation: a window's state is of this size.
 pub const MAX_THRESHOLD: u64 = 100_000;
 
+/// Most rules of a `temporal` or `temporal_ordered`.
+pub const MAX_RULES: usize = 64;
+
 /// What a rule says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
@@ -69,30 +72,103 @@ impl fmt::Debug for Detection {
     }
 }
 
-/// A correlation fed by a detection, with the fields that hold the group's values in that detection's events.
+/// A correlation fed by a detection, with the fields of that detection's events that it asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Feed {
     /// Index in [`Rules::correlations`](crate::Rules::correlations).
     pub correlation: usize,
+    /// Where the chain that it is counted for ends; the same where it is counted for itself.
+    pub root: usize,
     /// In the correlation's order.
     pub group_by: Vec<FieldId>,
+    /// Which of the group's values are those of the root, in the root's order.
+    pub root_group: Vec<usize>,
+    /// What a `value_count` counts.
+    pub value: Vec<FieldId>,
 }
 
-/// An `event_count` correlation: enough matches of its rules with the same group values within a timespan.
+/// What a correlation counts within its timespan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// `event_count`: matches of its rules.
+    EventCount,
+    /// `value_count`: distinct values of these fields, taken together.
+    ValueCount(Vec<String>),
+    /// `temporal`: distinct rules.
+    Temporal,
+    /// `temporal_ordered`: its rules, each not before the one before it.
+    TemporalOrdered,
+}
+
+/// Which counts a correlation asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// The least count that can satisfy it, 1 or more.
+    pub least: i64,
+    /// The greatest, if any.
+    pub most: Option<i64>,
+    /// One in between that does not.
+    pub except: Option<i64>,
+}
+
+impl Condition {
+    /// Satisfied from this count on.
+    pub const fn at_least(least: i64) -> Self {
+        Self { least, most: None, except: None }
+    }
+
+    /// Whether it can be satisfied and then not: it is decided only when no event can come any more.
+    pub const fn waits(&self) -> bool {
+        self.most.is_some() || self.except.is_some()
+    }
+
+    /// Whether this count satisfies it.
+    pub fn accepts(&self, count: i64) -> bool {
+        count >= self.least && self.most.is_none_or(|most| count <= most) && self.except != Some(count)
+    }
+
+    /// From this count on, its answer is the same for all.
+    pub fn settled_from(&self) -> i64 {
+        let above = |count: Option<i64>| count.map_or(self.least, |count| count.saturating_add(1));
+        self.least.max(above(self.most)).max(above(self.except))
+    }
+}
+
+/// Enough matches of rules with the same group values within a timespan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Correlation {
     /// What it says about itself.
     pub meta: Meta,
-    /// Ids or names of the rules that feed it.
+    /// What it counts.
+    pub kind: Kind,
+    /// Ids or names of the rules that feed it: detections, or correlations.
     pub rules: Vec<String>,
     /// Names of the group's values.
     pub group_by: Vec<String>,
-    /// (alias, rule, field): in events of that rule, the group value called alias stands in that field.
+    /// (alias, rule, field): in events of that rule, the value called alias stands in that field.
     pub aliases: Vec<(String, String, String)>,
     /// Width of the window, microseconds.
     pub timespan: i64,
-    /// Occurrences that fire it.
-    pub threshold: i64,
+    /// Counts that fire it.
+    pub condition: Condition,
     /// Its rules raise alerts of their own all the same.
     pub generate: bool,
+}
+
+impl Correlation {
+    /// The name that `name` has in what the rule `reference` matched.
+    pub(crate) fn name_in<'a>(&'a self, name: &'a str, reference: &str) -> &'a str {
+        let alias = self.aliases.iter().find(|(alias, of, _)| alias == name && of == reference);
+        alias.map_or(name, |(.., field)| field.as_str())
+    }
+
+    /// What it counts, as Sigma calls it.
+    pub fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::EventCount => "event_count",
+            Kind::ValueCount(_) => "value_count",
+            Kind::Temporal => "temporal",
+            Kind::TemporalOrdered => "temporal_ordered",
+        }
+    }
 }

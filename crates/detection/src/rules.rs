@@ -3,9 +3,10 @@
 use ahash::AHashMap;
 
 use crate::engine::Document;
+use crate::link::{Link, Placed, link};
 use crate::load::Source;
 use crate::route::Routes;
-use crate::rule::{ALERT_SEVERITY, Correlation, Detection, Feed, LogSource, Meta};
+use crate::rule::{ALERT_SEVERITY, Correlation, Detection, LogSource, Meta};
 use crate::taxonomy::Taxonomy;
 use crate::view::{FieldId, Fields, Subject, View};
 
@@ -14,6 +15,8 @@ use crate::view::{FieldId, Fields, Subject, View};
 pub struct Rules {
     pub(crate) detections: Vec<Detection>,
     pub(crate) correlations: Vec<Correlation>,
+    /// In the order of the correlations.
+    links: Vec<Link>,
     pub(crate) fields: Fields,
     pub(crate) alert_fields: AlertFields,
     /// The documents it was compiled from, so that a later, broken version can be replaced by its last good one.
@@ -41,7 +44,7 @@ enum RuleRef {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Known<'a> {
     Alert(&'a Meta),
-    Correlation(&'a Correlation),
+    Correlation(&'a Correlation, &'a Link),
 }
 
 /// Why a document that compiled is left out all the same: index among the documents, and the reason.
@@ -63,7 +66,7 @@ impl Rules {
         let mut left_out = Vec::new();
         let mut seen: AHashMap<String, Source> = AHashMap::new();
         let mut detections: Vec<(Source, Detection)> = Vec::new();
-        let mut correlations: Vec<(usize, Source, Correlation)> = Vec::new();
+        let mut correlations: Vec<Placed> = Vec::new();
         for (index, source, document) in documents {
             let id = match &document {
                 Document::Detection { meta, .. } => meta.id.clone(),
@@ -88,16 +91,10 @@ impl Rules {
         correlations.sort_by(|(.., a), (.., b)| a.meta.id.cmp(&b.meta.id));
 
         let (mut sources, mut detections): (Vec<Source>, Vec<Detection>) = detections.into_iter().unzip();
-        let mut linked = Vec::new();
-        for (index, source, rule) in correlations {
-            match link(&rule, linked.len(), &mut detections, &mut fields, taxonomy) {
-                Ok(()) => {
-                    linked.push(rule);
-                    sources.push(source);
-                }
-                Err(reason) => left_out.push((index, reason)),
-            }
-        }
+        let linked = link(correlations, &mut detections, &mut fields, taxonomy);
+        left_out.extend(linked.left_out);
+        let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
+        sources.extend(more);
 
         let logsources: Vec<LogSource> = detections.iter().map(|rule| rule.logsource.clone()).collect();
         let routes = Routes::new(&logsources, taxonomy, &mut fields);
@@ -108,9 +105,10 @@ impl Rules {
             scan_id: fields.intern("scan_id", taxonomy),
         };
         let ids = detections.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Detection(i)));
-        let more = linked.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Correlation(i)));
+        let more = correlations.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Correlation(i)));
         let by_id = ids.chain(more).collect();
-        let rules = Self { detections, correlations: linked, fields, alert_fields, sources, routes, by_id };
+        let links = linked.links;
+        let rules = Self { detections, correlations, links, fields, alert_fields, sources, routes, by_id };
         (rules, left_out)
     }
 
@@ -134,9 +132,12 @@ impl Rules {
         self.len() == 0
     }
 
-    /// Longest timespan of its correlations, microseconds.
+    /// How far before an event others may matter to what it makes of its correlations, microseconds: their longest
+    /// timespan, a chain's added up. For one that waits for the watermark a burst of activity of a timespan and the
+    /// timespan after it.
     pub fn longest_timespan(&self) -> i64 {
-        self.correlations.iter().map(|rule| rule.timespan).max().unwrap_or(0)
+        let each = self.correlations.iter().zip(&self.links);
+        each.map(|(rule, link)| reach(rule, link)).max().unwrap_or(0)
     }
 
     /// How rules see `subject`.
@@ -164,38 +165,24 @@ impl Rules {
     pub(crate) fn known(&self, id: &str) -> Option<Known<'_>> {
         match self.by_id.get(id)? {
             RuleRef::Detection(index) => self.detections.get(*index).map(|rule| Known::Alert(&rule.meta)),
-            RuleRef::Correlation(index) => self.correlations.get(*index).map(Known::Correlation),
+            RuleRef::Correlation(index) => self.correlation(*index),
         }
+    }
+
+    pub(crate) fn correlation_index(&self, id: &str) -> Option<usize> {
+        match self.by_id.get(id)? {
+            RuleRef::Detection(_) => None,
+            RuleRef::Correlation(index) => Some(*index),
+        }
+    }
+
+    pub(crate) fn correlation(&self, index: usize) -> Option<Known<'_>> {
+        Some(Known::Correlation(self.correlations.get(index)?, self.links.get(index)?))
     }
 }
 
-/// Enters `rule` as number `position` with the detections that feed it. Without `generate`, they raise no alerts of
-/// their own.
-fn link(
-    rule: &Correlation,
-    position: usize,
-    detections: &mut [Detection],
-    fields: &mut Fields,
-    taxonomy: &Taxonomy,
-) -> Result<(), String> {
-    let mut feeding = Vec::new();
-    for reference in &rule.rules {
-        let named = |d: &Detection| d.meta.id == *reference || d.meta.name.as_ref() == Some(reference);
-        match detections.iter().position(named) {
-            Some(index) => feeding.push((index, reference)),
-            None => return Err(format!("the correlation names the rule '{reference}', which is not there")),
-        }
-    }
-    for (index, reference) in feeding {
-        let group_by = rule.group_by.iter().map(|name| {
-            let alias = rule.aliases.iter().find(|(alias, of, _)| alias == name && of == reference);
-            fields.intern(alias.map_or(name.as_str(), |(.., field)| field.as_str()), taxonomy)
-        });
-        let group_by = group_by.collect();
-        if let Some(detection) = detections.get_mut(index) {
-            detection.feeds.push(Feed { correlation: position, group_by });
-            detection.alerts &= rule.generate;
-        }
-    }
-    Ok(())
+/// How far before an event others may matter to a correlation, microseconds.
+pub(crate) fn reach(rule: &Correlation, link: &Link) -> i64 {
+    let own = if rule.condition.waits() { rule.timespan.saturating_mul(2) } else { rule.timespan };
+    own.saturating_add(link.before)
 }

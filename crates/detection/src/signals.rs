@@ -8,7 +8,7 @@ use schemas::{
 };
 use uuid::Uuid;
 
-use crate::rule::{Detection, Feed};
+use crate::rule::{Detection, Feed, Kind};
 use crate::rules::Rules;
 use crate::view::{FieldId, Subject, View};
 
@@ -31,9 +31,7 @@ impl<'a> Partitioned<'a> {
         self.matches
     }
 
-    fn push(&mut self, signal: Signal<'a>) {
-        let rule = signal.correlation_id.as_ref().unwrap_or(&signal.base_rule_id);
-        let partition = signal_partition(&signal.org, rule, &signal.group_key);
+    fn push(&mut self, partition: i32, signal: Signal<'a>) {
         if let Some(signals) = usize::try_from(partition).ok().and_then(|at| self.partitions.get_mut(at)) {
             signals.push(signal);
         }
@@ -58,13 +56,38 @@ impl<'a> Partitioned<'a> {
     }
 }
 
-/// The partition of `signals` for a rule or correlation and its group values.
+/// The partition of `signals` for a rule or correlation and its group values; for what a chain of correlations counts, its
+/// last correlation and that one's group values.
 pub fn signal_partition(org: &str, rule: &str, group_key: &[Pair<'_>]) -> i32 {
-    let mut parts: Vec<&[u8]> = Vec::with_capacity(2 + group_key.len());
+    partition(org, rule, group_key.iter())
+}
+
+fn partition<'p>(org: &str, rule: &str, group: impl Iterator<Item = &'p Pair<'p>>) -> i32 {
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(8);
     parts.push(org.as_bytes());
     parts.push(rule.as_bytes());
-    parts.extend(group_key.iter().map(|pair| pair.value.as_bytes()));
+    parts.extend(group.map(|pair| pair.value.as_bytes()));
     partition_of(&parts, KEYED_PARTITIONS)
+}
+
+/// What several fields hold together.
+fn joined<'a>(values: Vec<Pair<'a>>) -> Option<Cow<'a, str>> {
+    match values.len() {
+        0 => None,
+        1 => values.into_iter().next().map(|pair| pair.value),
+        _ => Some(Cow::Owned(join(values.iter().map(|pair| pair.value.as_ref())))),
+    }
+}
+
+/// Several values as one text that no others make.
+pub(crate) fn join<'v>(values: impl Iterator<Item = &'v str>) -> String {
+    let mut text = String::new();
+    for value in values {
+        text.push_str(&value.len().to_string());
+        text.push(':');
+        text.push_str(value);
+    }
+    text
 }
 
 impl Rules {
@@ -92,35 +115,56 @@ impl Rules {
 
     fn match_one<'a>(&'a self, seen: &Seen<'a>, subject: Subject<'a>, out: &mut Partitioned<'a>) {
         let view = self.view(subject);
+        let mut counted = Vec::new();
         for rule in self.matching(&view) {
             out.matches += 1;
             for feed in &rule.feeds {
-                self.feed(seen, rule, feed, &view, out);
+                self.feed(seen, rule, feed, &view, &mut counted, out);
             }
             if rule.alerts {
                 let group_key = self.alert_group(&view);
-                out.push(seen.signal(None, rule, group_key, self.entities(&view)));
+                let partition = signal_partition(seen.org, &rule.meta.id, &group_key);
+                out.push(partition, seen.signal(rule, group_key, self.entities(&view)));
             }
         }
     }
 
-    /// A signal for a correlation, unless the event lacks one of its group values: it then belongs to no group.
+    /// A signal for a correlation, unless the event lacks one of its group values, or of what it counts: it then belongs
+    /// to no group. An `event_count` counts an event once, whichever of its rules match.
     fn feed<'a>(
         &'a self,
         seen: &Seen<'a>,
         rule: &'a Detection,
         feed: &'a Feed,
         view: &View<'a>,
+        counted: &mut Vec<(usize, usize, Vec<Pair<'a>>)>,
         out: &mut Partitioned<'a>,
     ) {
         let Some(correlation) = self.correlations.get(feed.correlation) else { return };
+        let Some(root) = self.correlations.get(feed.root) else { return };
         let named = correlation.group_by.iter().zip(&feed.group_by);
         let group_key: Option<Vec<Pair<'a>>> =
             named.map(|(name, &field)| pair(name.as_str(), field, view)).collect();
-        if let Some(group_key) = group_key {
-            let entities = self.entities(view);
-            out.push(seen.signal(Some(correlation.meta.id.as_str()), rule, group_key, entities));
+        let value: Option<Vec<Pair<'a>>> = feed.value.iter().map(|&field| pair("", field, view)).collect();
+        let (Some(group_key), Some(value)) = (group_key, value) else { return };
+        if correlation.kind == Kind::EventCount && correlation.rules.len() > 1 {
+            let before = |(known, of, group): &(usize, usize, Vec<Pair<'a>>)| {
+                (*known, *of) == (feed.correlation, feed.root) && *group == group_key
+            };
+            if counted.iter().any(before) {
+                return;
+            }
+            counted.push((feed.correlation, feed.root, group_key.clone()));
         }
+        let root_group = feed.root_group.iter().filter_map(|&at| group_key.get(at));
+        let partition = partition(seen.org, &root.meta.id, root_group);
+        let signal = Signal {
+            correlation_id: Some(Cow::Borrowed(&correlation.meta.id)),
+            chain_id: (feed.root != feed.correlation).then_some(Cow::Borrowed(&root.meta.id)),
+            value: joined(value),
+            ..seen.signal(rule, group_key, self.entities(view))
+        };
+        out.push(partition, signal);
     }
 
     /// Alerts of a single rule are grouped by whichever of host, user and source address the event has; a finding with
@@ -184,17 +228,12 @@ impl<'a> Seen<'a> {
         }
     }
 
-    fn signal(
-        &self,
-        correlation: Option<&'a str>,
-        rule: &'a Detection,
-        group_key: Vec<Pair<'a>>,
-        entities: Vec<Pair<'a>>,
-    ) -> Signal<'a> {
+    fn signal(&self, rule: &'a Detection, group_key: Vec<Pair<'a>>, entities: Vec<Pair<'a>>) -> Signal<'a> {
         Signal {
             index: self.index,
             org: Cow::Borrowed(self.org),
-            correlation_id: correlation.map(Cow::Borrowed),
+            correlation_id: None,
+            chain_id: None,
             base_rule_id: Cow::Borrowed(&rule.meta.id),
             rule_hash: Cow::Borrowed(&rule.meta.hash),
             group_key,

@@ -100,12 +100,18 @@ fn correlation(fields: &str) -> String {
 #[test]
 fn correlations_say_what_they_cannot_do() {
     let cases = [
+        ("  type: value_count\n  rules: ['1']\n  timespan: 1m\n  condition: {gte: 3}\n", "needs the field"),
+        ("  type: value_sum\n  rules: ['1']\n  timespan: 1m\n  condition: {field: x, gte: 3}\n", "value_sum"),
+        ("  type: temporal\n  rules: ['1']\n  timespan: 1m\n  condition: '1 and not 2'\n", "over rule names"),
+        ("  type: temporal_ordered\n  rules: ['1']\n  timespan: 1m\n  condition: {lt: 1}\n", "count of 0"),
         (
-            "  type: value_count\n  rules: ['1']\n  group-by: [c]\n  timespan: 1m\n  condition: {field: x, gte: 3}\n",
-            "value_count",
+            "  type: event_count\n  rules: ['1']\n  timespan: 1m\n  condition: {field: x, gte: 3}\n",
+            "belongs to value_count",
         ),
-        ("  type: temporal\n  rules: ['1']\n  group-by: [c]\n  timespan: 1m\n", "temporal"),
-        ("  type: event_count\n  rules: ['1']\n  timespan: 1m\n  condition: {lte: 3}\n", "gte and gt"),
+        ("  type: event_count\n  rules: ['1']\n  timespan: 1m\n  condition: {lt: 1}\n", "count of 0"),
+        ("  type: event_count\n  rules: ['1']\n  timespan: 1m\n  condition: {gt: 3, lt: 3}\n", "no count"),
+        ("  type: temporal\n  rules: ['1', '1']\n  timespan: 1m\n", "twice"),
+        ("  type: temporal\n  rules: ['1', '9']\n  timespan: 1m\n", "in a circle"),
         ("  type: event_count\n  rules: ['1']\n  timespan: 30d\n  condition: {gte: 3}\n", "30d"),
         (
             "  type: event_count\n  rules: ['1']\n  timespan: 1m\n  condition: {gte: 1000000000}\n",
@@ -131,7 +137,7 @@ fn a_rule_that_feeds_a_correlation_raises_no_alerts_of_its_own_unless_asked_to()
     let (rules, defects) = documents(&correlation(fields));
     assert_eq!(defects, []);
     assert!(!rules.detections()[0].alerts);
-    assert_eq!(rules.correlations()[0].threshold, 4);
+    assert_eq!(rules.correlations()[0].condition.least, 4);
     let (rules, _) = documents(&correlation(&format!("{fields}  generate: true\n")));
     assert!(rules.detections()[0].alerts);
 }

@@ -392,15 +392,13 @@ impl Pipeline {
         lane.after(record.position_after(), record.timestamp_ms);
         let live = !lane.is_rebuilding();
         service::failpoint("correlate.applied");
-        total.counted += applied.counted;
-        total.replayed += applied.replayed;
-        total.retried += applied.retried;
-        total.late += applied.late;
-        total.unknown += applied.unknown;
+        *total += applied;
         if applied.fired > 0 && live {
             let received = batch.signals.iter().map(|signal| signal.received_at).max().unwrap_or_default();
             let delay = Micros::now().seconds_since(received).max(0.0);
             metrics::CORRELATE_DETECTION_DELAY.record(delay);
+        }
+        if applied.fired + applied.moved > 0 && live {
             self.publish(record.partition, When::Fired).await?;
         }
         Ok(())

@@ -83,6 +83,7 @@ impl Broker {
             index,
             org: "demo".into(),
             correlation_id: Some("brute".into()),
+            chain_id: None,
             base_rule_id: "failed".into(),
             rule_hash: "".into(),
             group_key: vec![pair("src_ip")],

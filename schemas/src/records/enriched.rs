@@ -19,6 +19,9 @@ pub mod flags {
     pub const THREAT: i32 = 1 << 3;
     /// Backfilled: kept out of live correlation.
     pub const BACKFILL: i32 = 1 << 4;
+    /// Of an incident: windows were dropped or thinned out for want of memory, so its count, first time and evidence may
+    /// fall short.
+    pub const STATE_CUT: i32 = 1 << 5;
 }
 
 record! {

@@ -21,7 +21,8 @@ record! {
 }
 
 record! {
-    /// One rule matched one event. Its partition is that of (org, correlation or rule, group values).
+    /// One rule matched one event. Its partition is that of (org, correlation or rule, group values); for a chain of
+    /// correlations, of (org, the chain's last correlation, that one's group values, which are among these).
     pub struct Signal<'a> {
         /// Which event of the raw record.
         pub index: i32,
@@ -29,6 +30,8 @@ record! {
         pub org: Cow<'a, str>,
         /// The correlation this signal feeds; none for an alert of its own.
         pub correlation_id: Option<Cow<'a, str>>,
+        /// The last correlation of the chain this signal is counted for; none where that is `correlation_id`.
+        pub chain_id: Option<Cow<'a, str>>,
         /// The rule that matched.
         pub base_rule_id: Cow<'a, str>,
         /// Hash of the rule's content, lower-case hex.

@@ -1,13 +1,15 @@
 //! From an episode to the incident change that publishes it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use schemas::avro::Field;
 use schemas::{EventRef, IncidentChange, Micros, Pair, Window};
 use uuid::Uuid;
 
 use super::EVIDENCE_EACH_END;
-use super::episode::{Episode, Mark};
+use super::episode::Episode;
+use super::mark::Mark;
 use crate::rule::Meta;
 
 /// Who makes these changes.
@@ -77,19 +79,21 @@ pub(super) fn merged(from: Uuid, to: Uuid, org: &str, now: Micros) -> IncidentCh
 
 /// The first and the last [`EVIDENCE_EACH_END`] events, oldest first, and whether there are others.
 fn evidence(episode: &Episode) -> (Vec<EventRef<'static>>, bool) {
-    let mut marks: Vec<&Mark> = episode.head().iter().take(EVIDENCE_EACH_END).collect();
-    let skipped = episode.tail().len().saturating_sub(EVIDENCE_EACH_END);
-    for mark in episode.tail().iter().skip(skipped) {
-        if !marks.iter().any(|held| held.place == mark.place) {
-            marks.push(mark);
-        }
+    let kept: BTreeSet<&Mark> = episode.head().iter().chain(episode.tail()).collect();
+    let mut places = BTreeSet::new();
+    let mut events: Vec<&Mark> = kept.iter().copied().filter(|mark| places.insert(mark.place)).collect();
+    let others = episode.events > kept.len() as u64 || events.len() > 2 * EVIDENCE_EACH_END;
+    if others {
+        // An event that several rules matched stands between the two ends at most once more.
+        let last = events.len().saturating_sub(EVIDENCE_EACH_END).max(EVIDENCE_EACH_END.min(events.len()));
+        events.drain(EVIDENCE_EACH_END.min(events.len())..last);
     }
-    let references = marks.iter().map(|mark| EventRef {
+    let references = events.iter().map(|mark| EventRef {
         stream: Cow::Borrowed(mark.place.stream.name()),
         partition: mark.place.partition,
         offset: mark.place.offset,
         index: mark.place.index,
         time: Micros(mark.time),
     });
-    (references.collect(), episode.events > marks.len() as u64)
+    (references.collect(), others)
 }

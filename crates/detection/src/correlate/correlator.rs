@@ -1,19 +1,27 @@
 //! The state of one partition of `signals`.
 
-use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use ahash::{AHashMap, RandomState};
-use schemas::{IncidentChange, Micros, Pair, Signal, SignalBatch, Stream, incident_id};
+use ahash::AHashMap;
+use schemas::{IncidentChange, Micros, Signal, SignalBatch, Stream, Watermark, flags, incident_id};
 use uuid::Uuid;
 
+use super::chain::Forwarded;
 use super::change::{merged, whole_state};
-use super::episode::{Details, Episode, Mark, Place};
+use super::episode::Episode;
+use super::groups::{Groups, Limits, State};
+use super::key;
+use super::mark::{Details, Held, Mark, Place};
 use super::seen::Seen;
-use super::track::{Outcome, Threshold, Track};
+use super::slots::{Counted, Slots};
+use super::track::{Outcome, Track};
+use super::watermark::Watermarks;
 use super::{ALERT_BUCKET, ALLOWED_LATENESS, EVIDENCE_EACH_END};
-use crate::rule::Correlation;
-use crate::rules::{Known, Rules};
+use crate::link::Link;
+use crate::rule::{Correlation, Kind};
+use crate::rules::{Known, Rules, reach};
 
 /// Uids of keyed events remembered, of all groups together.
 const SEEN_UIDS: usize = 1 << 14;
@@ -33,12 +41,30 @@ pub struct Applied {
     pub unknown: u64,
     /// Incidents that fired.
     pub fired: u64,
+    /// Incidents that go on under another id.
+    pub moved: u64,
+    /// Groups that were dropped to make room.
+    pub evicted: u64,
+}
+
+impl std::ops::AddAssign for Applied {
+    fn add_assign(&mut self, other: Self) {
+        self.counted += other.counted;
+        self.replayed += other.replayed;
+        self.retried += other.retried;
+        self.late += other.late;
+        self.unknown += other.unknown;
+        self.fired += other.fired;
+        self.moved += other.moved;
+        self.evicted += other.evicted;
+    }
 }
 
 /// Which incidents to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// Those that have never been published.
+    /// Those that have never been published under the id they have. To be published after every batch: a process that
+    /// reads the batch again after a crash then gives the same ids, and merges all of them.
     Fired,
     /// Those that have changed since they were published.
     Changed,
@@ -46,30 +72,23 @@ pub enum When {
 
 /// Correlates the signals of one partition. Pure: clocks are given to it.
 pub struct Correlator {
-    rules: Arc<Rules>,
-    groups: AHashMap<Arc<[u8]>, Group>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) slots: Slots,
+    pub(super) groups: Groups,
     /// Raw offset of the last batch, by stream, raw topic id and raw partition.
     high_water: AHashMap<(Stream, Uuid, i32), i64>,
+    watermarks: Watermarks,
+    /// How far event time has got; the least there is until that is known.
+    watermark: i64,
+    /// Groups that wait for the watermark, by when it decides about them.
+    due: BTreeSet<(i64, Box<[u8]>)>,
     seen: Seen,
-    fired: Vec<Arc<[u8]>>,
-    changed: Vec<Arc<[u8]>>,
-    hasher: RandomState,
+    fired: Vec<Box<[u8]>>,
+    changed: Vec<Box<[u8]>>,
+    /// Tells values apart. Its keys are the process's own, so that nobody can choose values that look alike.
+    pub(super) hasher: RandomState,
     /// A group's key in the making.
     key: Vec<u8>,
-}
-
-struct Group {
-    state: State,
-    /// In [`Correlator::changed`].
-    queued: bool,
-    /// When its last signal was appended to the log, milliseconds.
-    touched: i64,
-}
-
-enum State {
-    Threshold(Track),
-    /// Alerts of a single rule, by bucket of event time, ascending.
-    Alerts(Vec<(i64, Episode)>),
 }
 
 impl Correlator {
@@ -77,19 +96,38 @@ impl Correlator {
     pub fn new(rules: Arc<Rules>) -> Self {
         Self {
             rules,
-            groups: AHashMap::new(),
+            slots: Slots::default(),
+            groups: Groups::new(),
             high_water: AHashMap::new(),
+            watermarks: Watermarks::default(),
+            watermark: i64::MIN,
+            due: BTreeSet::new(),
             seen: Seen::new(SEEN_UIDS),
             fired: Vec::new(),
             changed: Vec::new(),
-            hasher: RandomState::with_seeds(1, 2, 3, 4),
+            hasher: RandomState::new(),
             key: Vec::new(),
         }
+    }
+
+    /// How much state it may hold from now on.
+    pub fn limit(&mut self, limits: Limits) {
+        self.groups.limits = limits;
     }
 
     /// Groups with state.
     pub fn groups(&self) -> usize {
         self.groups.len()
+    }
+
+    /// Memory of that state, bytes, about.
+    pub fn state_bytes(&self) -> usize {
+        self.groups.bytes()
+    }
+
+    /// How far event time has got, by the watermarks so far.
+    pub fn event_time(&self) -> Option<Micros> {
+        (self.watermark > i64::MIN).then_some(Micros(self.watermark))
     }
 
     /// Whether something waits to be published.
@@ -114,6 +152,7 @@ impl Correlator {
             return applied;
         };
         let source = &batch.source;
+        self.watermarks.signals(stream, source.partition, appended_ms);
         let mark = self.high_water.entry((stream, source.topic_id, source.partition)).or_insert(i64::MIN);
         if source.offset <= *mark {
             applied.replayed = batch.signals.len() as u64;
@@ -123,12 +162,8 @@ impl Correlator {
         for signal in &batch.signals {
             let place =
                 Place { stream, partition: source.partition, offset: source.offset, index: signal.index };
-            match self.take(signal, place, appended_ms) {
-                Some(Outcome::Counted { fired }) => {
-                    applied.counted += 1;
-                    applied.fired += u64::from(fired);
-                }
-                Some(Outcome::Loose) => applied.counted += 1,
+            match self.take(signal, place, appended_ms, &mut applied) {
+                Some(Outcome::Counted { .. } | Outcome::Loose) => applied.counted += 1,
                 Some(Outcome::Repeat) => applied.retried += 1,
                 Some(Outcome::Late) => applied.late += 1,
                 None => applied.unknown += 1,
@@ -137,53 +172,175 @@ impl Correlator {
         applied
     }
 
-    fn take(&mut self, signal: &Signal<'_>, place: Place, appended_ms: i64) -> Option<Outcome> {
+    fn take(
+        &mut self,
+        signal: &Signal<'_>,
+        place: Place,
+        appended_ms: i64,
+        applied: &mut Applied,
+    ) -> Option<Outcome> {
         let rule_id = signal.correlation_id.as_ref().unwrap_or(&signal.base_rule_id);
-        let threshold = match self.rules.known(rule_id)? {
-            Known::Alert(_) => None,
-            Known::Correlation(rule) => Some(threshold(rule)),
+        let root_id = signal.chain_id.as_ref().unwrap_or(rule_id);
+        let number = self.slots.number(rule_id, root_id, &self.rules)?;
+        let counted = self.slots.get(number)?.counted;
+        let value = match counted {
+            Counted::Windows { index, .. } => self.value(signal, self.rules.correlation(index)?)?,
+            Counted::Alerts | Counted::Gone => 0,
         };
-        write_key(&mut self.key, &signal.org, rule_id, &signal.group_key);
-        if let Some(uid) = signal.event_uid
-            && !self.seen.enter(self.hasher.hash_one(&self.key), uid)
-        {
-            return Some(Outcome::Repeat);
-        }
-        if !self.groups.contains_key(self.key.as_slice()) {
-            let state = match threshold {
-                Some(_) => State::Threshold(Track::default()),
-                None => State::Alerts(Vec::new()),
-            };
-            let group = Group { state, queued: false, touched: appended_ms };
-            self.groups.insert(Arc::from(self.key.as_slice()), group);
-        }
-        let group = self.groups.get_mut(self.key.as_slice())?;
-        group.touched = group.touched.max(appended_ms);
-        let mark = Mark {
-            time: signal.event_time.0,
-            place,
-            uid: signal.event_uid,
-            weight: i64::from(signal.weight.max(1)),
-        };
-        let details = Details { entities: &signal.entities, flags: signal.flags };
-        let outcome = match (&mut group.state, &threshold) {
-            (State::Threshold(track), Some(threshold)) => track.insert(mark, &details, threshold),
-            (State::Alerts(buckets), _) => alert(buckets, mark, &details),
-            (State::Threshold(_), None) => return None,
-        };
-        if let Outcome::Counted { fired } = outcome
-            && (fired || !group.queued)
-        {
-            let key: Arc<[u8]> = Arc::from(self.key.as_slice());
-            if fired {
-                self.fired.push(key.clone());
+        let mut key = std::mem::take(&mut self.key);
+        let org = self.groups.org(&signal.org);
+        match counted {
+            Counted::Windows { .. } => {
+                key::write(&mut key, number, org, signal.group_key.iter().map(|pair| pair.value.as_ref()));
             }
-            if !group.queued {
-                group.queued = true;
-                self.changed.push(key);
+            Counted::Alerts | Counted::Gone => {
+                let texts =
+                    signal.group_key.iter().flat_map(|pair| [pair.name.as_ref(), pair.value.as_ref()]);
+                key::write(&mut key, number, org, texts);
             }
+        }
+        let uid = signal.event_uid.map_or(0, |uid| self.hasher.hash_one(uid).max(1));
+        let outcome = if let Some(uid) = signal.event_uid
+            && !self.seen.enter(self.hasher.hash_one((&key, value)), uid)
+        {
+            Some(Outcome::Repeat)
+        } else {
+            let mark = Mark { time: signal.event_time.0, place, value, uid, weight: signal.weight.max(1) };
+            let held = Held { mark, details: Details::new(&signal.entities, signal.flags) };
+            self.enter(&key, number, held, appended_ms, applied)
+        };
+        self.key = key;
+        outcome
+    }
+
+    /// What tells a signal apart among those of its correlation; none if it is none of the correlation's.
+    fn value(&self, signal: &Signal<'_>, known: Known<'_>) -> Option<u64> {
+        let Known::Correlation(rule, link) = known else { return None };
+        match rule.kind {
+            Kind::EventCount => Some(0),
+            Kind::ValueCount(_) => signal.value.as_ref().map(|value| self.hasher.hash_one(value.as_ref())),
+            Kind::Temporal | Kind::TemporalOrdered => {
+                let rule = link.members.iter().position(|member| **member == *signal.base_rule_id);
+                rule.and_then(|rule| u64::try_from(rule).ok())
+            }
+        }
+    }
+
+    /// Enters an event with its group, and what follows from it with the groups of the chain.
+    fn enter(
+        &mut self,
+        key: &[u8],
+        number: u32,
+        held: Held,
+        appended_ms: i64,
+        applied: &mut Applied,
+    ) -> Option<Outcome> {
+        let mut matches = Vec::new();
+        let outcome = self.insert(key, number, held, appended_ms, &mut matches, applied)?;
+        let mut forwarded = Vec::new();
+        self.forward(key, number, matches, &mut forwarded);
+        while let Some(Forwarded { key, number, held }) = forwarded.pop() {
+            let mut matches = Vec::new();
+            self.insert(&key, number, held, appended_ms, &mut matches, applied);
+            self.forward(&key, number, matches, &mut forwarded);
         }
         Some(outcome)
+    }
+
+    fn insert(
+        &mut self,
+        key: &[u8],
+        number: u32,
+        held: Held,
+        appended_ms: i64,
+        matches: &mut Vec<Held>,
+        applied: &mut Applied,
+    ) -> Option<Outcome> {
+        let counted = self.slots.get(number)?.counted;
+        if self.groups.get_mut(key).is_none() {
+            let (state, keep_ms) = match counted {
+                Counted::Gone => return None,
+                Counted::Alerts => (State::Alerts(Vec::new()), ALERT_BUCKET / 1_000),
+                Counted::Windows { threshold, .. } => {
+                    (State::Windows(Track::default()), threshold.horizon / 1_000)
+                }
+            };
+            applied.evicted += self.groups.add(key, state, appended_ms, keep_ms) as u64;
+        }
+        let group = self.groups.get_mut(key)?;
+        group.touched = group.touched.max(appended_ms);
+        let outcome = match (&mut group.state, counted) {
+            (State::Windows(track), Counted::Windows { threshold, .. }) => {
+                let too_late = self.watermark.saturating_sub(ALLOWED_LATENESS);
+                if threshold.waits() && held.mark.time < too_late {
+                    return Some(Outcome::Late);
+                }
+                let outcome = track.insert(held, &threshold, matches);
+                if threshold.waits()
+                    && let Some(due) = track.next_due(&threshold).filter(|&due| due < group.scheduled)
+                {
+                    group.scheduled = due;
+                    self.due.insert((due, key.into()));
+                }
+                outcome
+            }
+            (State::Alerts(buckets), _) => alert(buckets, held),
+            (State::Windows(_), _) => return None,
+        };
+        if let Outcome::Counted { fired, moved } = outcome {
+            if counted.is_published() {
+                applied.fired += u64::from(fired);
+                applied.moved += u64::from(moved);
+                if fired || moved {
+                    self.fired.push(key.into());
+                }
+                if !group.queued {
+                    group.queued = true;
+                    self.changed.push(key.into());
+                }
+            } else if let State::Windows(track) = &mut group.state {
+                track.episodes.iter_mut().for_each(|episode| episode.dirty = false);
+            }
+        }
+        self.groups.weigh(key);
+        Some(outcome)
+    }
+
+    /// Takes in how far event time has got in a source, as appended to the log at `appended_ms`. Returns how many incidents
+    /// fired.
+    pub fn watermark(&mut self, watermark: &Watermark<'_>, appended_ms: i64) -> u64 {
+        let Some(stream) = Stream::from_name(&watermark.stream) else { return 0 };
+        self.watermarks.tell(stream, watermark, appended_ms);
+        self.watermarks.time().map_or(0, |time| self.advance(Micros(time)))
+    }
+
+    /// No event of before `time`, allowed lateness aside, is expected any more: decides what has waited for that. Returns
+    /// how many incidents fired.
+    pub fn advance(&mut self, time: Micros) -> u64 {
+        self.watermark = self.watermark.max(time.0);
+        let mut fired = 0;
+        while self.due.first().is_some_and(|(due, _)| *due < self.watermark) {
+            let Some((_, key)) = self.due.pop_first() else { break };
+            let counted =
+                key::owner(&key).and_then(|(number, _)| self.slots.get(number)).map(|slot| slot.counted);
+            let Some(Counted::Windows { threshold, .. }) = counted else { continue };
+            let Some(group) = self.groups.get_mut(&key) else { continue };
+            let State::Windows(track) = &mut group.state else { continue };
+            let decided = track.close(self.watermark, &threshold);
+            group.scheduled = track.next_due(&threshold).unwrap_or(i64::MAX);
+            if decided {
+                fired += 1;
+                self.fired.push(key.clone());
+                if !group.queued {
+                    group.queued = true;
+                    self.changed.push(key.clone());
+                }
+            }
+            if group.scheduled < i64::MAX {
+                self.due.insert((group.scheduled, key));
+            }
+        }
+        fired
     }
 
     /// Hands over the changes to publish, each with the whole state of its incident, and takes them for published.
@@ -197,31 +354,42 @@ impl Correlator {
         };
         let rules = self.rules.clone();
         for key in keys {
+            let Some((number, org)) = key::owner(&key) else { continue };
+            let Some(slot) = self.slots.get(number) else { continue };
+            let Some(org) = self.groups.org_name(org).map(str::to_owned) else { continue };
             let Some(group) = self.groups.get_mut(&key) else { continue };
             if when == When::Changed {
                 group.queued = false;
             }
-            let Some((org, rule_id, group_key)) = read_key(&key) else { continue };
-            let Some(known) = rules.known(rule_id) else { continue };
-            let (meta, timespan, count) = match known {
-                Known::Alert(meta) => (meta, ALERT_BUCKET, 1),
-                Known::Correlation(rule) => (&rule.meta, rule.timespan, rule.threshold),
+            let (meta, bucket, waits, names) = match (rules.known(&slot.id), slot.counted) {
+                (Some(Known::Alert(meta)), Counted::Alerts) => (meta, ALERT_BUCKET, false, None),
+                (Some(Known::Correlation(rule, _)), Counted::Windows { threshold, .. }) => {
+                    (&rule.meta, rule.timespan, threshold.waits(), Some(rule.group_by.as_slice()))
+                }
+                _ => continue,
             };
+            let group_key = key::group(&key, names);
+            let thinned = matches!(&group.state, State::Windows(track) if track.thinned);
+            let cut = if group.cut || thinned { flags::STATE_CUT } else { 0 };
             let mut hand_over = |episode: &mut Episode| {
-                if !episode.dirty || (when == When::Fired && !episode.published.is_empty()) {
+                if !episode.dirty || (waits && !episode.closed) {
                     return;
                 }
-                let id = incident_id(org, rule_id, &group_key, episode.reaches(count).div_euclid(timespan));
-                publish(&whole_state(episode, id, org, meta, group_key.clone(), now));
+                let id = incident_id(&org, &slot.id, &group_key, episode.fires.div_euclid(bucket));
+                if when == When::Fired && episode.published == [id] {
+                    return;
+                }
+                episode.flags |= cut;
+                publish(&whole_state(episode, id, &org, meta, group_key.clone(), now));
                 for &before in episode.published.iter().filter(|&&before| before != id) {
-                    publish(&merged(before, id, org, now));
+                    publish(&merged(before, id, &org, now));
                 }
                 episode.published.clear();
                 episode.published.push(id);
                 episode.dirty = false;
             };
             match &mut group.state {
-                State::Threshold(track) => track.episodes.iter_mut().for_each(&mut hand_over),
+                State::Windows(track) => track.episodes.iter_mut().for_each(&mut hand_over),
                 State::Alerts(buckets) => buckets.iter_mut().for_each(|(_, episode)| hand_over(episode)),
             }
         }
@@ -235,94 +403,61 @@ impl Correlator {
     /// Drops the groups whose last signal was appended longer before `now_ms` than any signal of theirs may be late.
     pub fn expire(&mut self, now_ms: i64) {
         let rules = self.rules.clone();
-        self.groups.retain(|key, group| {
-            let known = read_key(key).and_then(|(_, rule, _)| rules.known(rule));
-            let timespan = match known {
-                None => return false,
-                Some(Known::Alert(_)) => ALERT_BUCKET,
-                Some(Known::Correlation(rule)) => rule.timespan,
+        self.groups.retain(&self.slots, |number, slots, group| {
+            let timespan = match slots.get(number).map(|slot| slot.counted) {
+                None | Some(Counted::Gone) => return false,
+                Some(Counted::Alerts) => ALERT_BUCKET,
+                Some(Counted::Windows { index, .. }) => match rules.correlation(index) {
+                    Some(Known::Correlation(rule, link)) => reach(rule, link),
+                    _ => return false,
+                },
             };
             let keep_ms = timespan.saturating_add(ALLOWED_LATENESS) / 1_000;
-            group.queued || now_ms.saturating_sub(group.touched) <= keep_ms
+            let undecided = group.scheduled < i64::MAX;
+            group.queued || undecided || now_ms.saturating_sub(group.touched) <= keep_ms
         });
     }
 
-    /// Goes on with other rules. Groups of rules that are gone, or whose threshold or timespan is another, are dropped and
-    /// start afresh.
+    /// Goes on with other rules. Groups of rules that are gone, or that ask for something else now, are dropped and start
+    /// afresh.
     pub fn replace_rules(&mut self, rules: Arc<Rules>) {
-        let before = std::mem::replace(&mut self.rules, rules.clone());
-        self.groups.retain(|key, _| {
-            let Some((_, id, _)) = read_key(key) else { return false };
-            match (before.known(id), rules.known(id)) {
-                (Some(Known::Correlation(old)), Some(Known::Correlation(new))) => {
-                    (old.timespan, old.threshold) == (new.timespan, new.threshold)
-                }
-                (Some(Known::Alert(_)), Some(Known::Alert(_))) => true,
-                _ => false,
-            }
-        });
+        let before = std::mem::replace(&mut self.rules, rules);
+        let changed = self.slots.replace_rules(&before, &self.rules);
+        self.groups.retain(&self.slots, |number, _, _| !changed.contains(&number));
     }
-}
 
-fn threshold(rule: &Correlation) -> Threshold {
-    let keep = usize::try_from(rule.threshold).unwrap_or(usize::MAX).max(EVIDENCE_EACH_END);
-    Threshold { timespan: rule.timespan, count: rule.threshold, keep }
+    pub(super) fn linked(&self, index: usize) -> Option<(&Correlation, &Link)> {
+        match self.rules.correlation(index)? {
+            Known::Correlation(rule, link) => Some((rule, link)),
+            Known::Alert(_) => None,
+        }
+    }
 }
 
 /// Counts an alert into the episode of its bucket. One for a bucket that was dropped already starts it again: an alert
 /// is never lost for being late.
-fn alert(buckets: &mut Vec<(i64, Episode)>, mark: Mark, details: &Details<'_>) -> Outcome {
-    let bucket = mark.time.div_euclid(ALERT_BUCKET);
+fn alert(buckets: &mut Vec<(i64, Episode)>, held: Held) -> Outcome {
+    let bucket = held.mark.time.div_euclid(ALERT_BUCKET);
     match buckets.binary_search_by_key(&bucket, |(known, _)| *known) {
         Ok(at) => {
             let Some((_, episode)) = buckets.get_mut(at) else { return Outcome::Late };
-            if episode.holds(&mark) {
+            if episode.holds(&held.mark) {
                 return Outcome::Repeat;
             }
-            episode.add(mark, details);
-            Outcome::Counted { fired: false }
+            episode.add(&held, None);
+            Outcome::COUNTED
         }
         Err(at) => {
             let mut episode = Episode::new(EVIDENCE_EACH_END);
-            episode.add(mark, details);
+            episode.add(&held, None);
+            episode.fires = bucket.saturating_mul(ALERT_BUCKET);
             buckets.insert(at, (bucket, episode));
             let newest = buckets.last().map_or(bucket, |(newest, _)| *newest);
             let over = |start: i64| {
                 newest.saturating_sub(start).saturating_sub(1).saturating_mul(ALERT_BUCKET) > ALLOWED_LATENESS
             };
             buckets.retain(|(start, episode)| episode.dirty || !over(*start));
-            Outcome::Counted { fired: true }
+            Outcome::Counted { fired: true, moved: false }
         }
     }
-}
-
-/// A group's key: org, rule, then name and value of each group value, each preceded by its length.
-fn write_key(key: &mut Vec<u8>, org: &str, rule: &str, group_key: &[Pair<'_>]) {
-    key.clear();
-    let mut add = |part: &str| {
-        key.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        key.extend_from_slice(part.as_bytes());
-    };
-    add(org);
-    add(rule);
-    for pair in group_key {
-        add(&pair.name);
-        add(&pair.value);
-    }
-}
-
-fn read_key(key: &[u8]) -> Option<(&str, &str, Vec<Pair<'_>>)> {
-    let mut rest = key;
-    let mut part = || {
-        let (length, after) = rest.split_first_chunk::<8>()?;
-        let (text, after) = after.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-        rest = after;
-        std::str::from_utf8(text).ok()
-    };
-    let (org, rule) = (part()?, part()?);
-    let mut group_key = Vec::new();
-    while let (Some(name), Some(value)) = (part(), part()) {
-        group_key.push(Pair { name: Cow::Borrowed(name), value: Cow::Borrowed(value) });
-    }
-    Some((org, rule, group_key))
 }

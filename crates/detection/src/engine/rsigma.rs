@@ -10,15 +10,12 @@ use rsigma_eval::{
     CompiledDetection, CompiledMatcher, CompiledRule, Event, EventValue, compile_rule,
     compiler::eval_condition,
 };
-use rsigma_parser::{
-    ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, Level, SigmaCollection,
-    SigmaRule, WindowMode, parse_sigma_yaml,
-};
+use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal};
-use crate::rule::{Correlation, LogSource, MAX_THRESHOLD, MAX_TIMESPAN, Meta};
+use super::{Document, Engine, Matcher, Refusal, correlation};
+use crate::rule::{LogSource, Meta};
 use crate::taxonomy::Taxonomy;
 use crate::value::Value;
 use crate::view::{FieldId, Fields, View};
@@ -46,7 +43,7 @@ impl Engine for Rsigma {
         }
         if parsed.correlations.len() > before.correlations.len() {
             let rule = parsed.correlations.pop().ok_or_else(|| Refusal::new("the correlation is empty"))?;
-            return correlation(rule, hash).map(|rule| Some(Document::Correlation(rule)));
+            return correlation::compile(rule, last, hash).map(|rule| Some(Document::Correlation(rule)));
         }
         if parsed.rules.len() > before.rules.len() {
             let rule = parsed.rules.pop().ok_or_else(|| Refusal::new("the rule is empty"))?;
@@ -74,7 +71,7 @@ fn locate(message: &str, last: &str, documents: &[&str]) -> Refusal {
     Refusal { line, reason: message.to_owned() }
 }
 
-fn severity(level: Option<Level>) -> i32 {
+pub(super) fn severity(level: Option<Level>) -> i32 {
     match level {
         Some(Level::Informational) => 1,
         Some(Level::Low) => 2,
@@ -84,7 +81,7 @@ fn severity(level: Option<Level>) -> i32 {
     }
 }
 
-fn identity(id: Option<&String>, name: Option<&String>) -> Result<String, Refusal> {
+pub(super) fn identity(id: Option<&String>, name: Option<&String>) -> Result<String, Refusal> {
     id.or(name).cloned().ok_or_else(|| Refusal::new("the rule has neither an id nor a name"))
 }
 
@@ -117,74 +114,6 @@ fn detection(
         },
         matcher: Box::new(matcher),
     })
-}
-
-fn correlation(rule: CorrelationRule, hash: &str) -> Result<Correlation, Refusal> {
-    if rule.correlation_type != CorrelationType::EventCount {
-        let kind = rule.correlation_type.as_str();
-        return Err(Refusal::new(format!(
-            "correlations of type {kind} are not supported yet, only event_count"
-        )));
-    }
-    if rule.window != WindowMode::Sliding {
-        let mode = rule.window.as_str();
-        return Err(Refusal::new(format!("{mode} windows are not supported, only sliding ones")));
-    }
-    if rule.rules.is_empty() {
-        return Err(Refusal::new("the correlation names no rules"));
-    }
-    let threshold = threshold(&rule.condition)?;
-    if rule.timespan.seconds == 0 || rule.timespan.seconds > MAX_TIMESPAN {
-        return Err(Refusal::new(format!(
-            "timespan {} is out of range: 1s to {}d, as long as signals are kept",
-            rule.timespan.original,
-            MAX_TIMESPAN / 86_400
-        )));
-    }
-    let aliases = rule.aliases.into_iter().flat_map(|alias| {
-        let name = alias.alias;
-        alias.mapping.into_iter().map(move |(rule, field)| (name.clone(), rule, field)).collect::<Vec<_>>()
-    });
-    Ok(Correlation {
-        meta: Meta {
-            id: identity(rule.id.as_ref(), rule.name.as_ref())?,
-            name: rule.name,
-            hash: hash.to_owned(),
-            title: rule.title,
-            description: rule.description.unwrap_or_default().trim().to_owned(),
-            author: rule.author,
-            severity_id: severity(rule.level),
-            tags: rule.tags,
-            references: rule.references,
-            false_positives: rule.falsepositives,
-        },
-        rules: rule.rules,
-        group_by: rule.group_by,
-        aliases: aliases.collect(),
-        timespan: i64::try_from(rule.timespan.seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000),
-        threshold,
-        generate: rule.generate,
-    })
-}
-
-fn threshold(condition: &CorrelationCondition) -> Result<i64, Refusal> {
-    let unsupported =
-        || Refusal::new("the condition of an event_count is one of gte and gt for now, with a number");
-    let CorrelationCondition::Threshold { predicates, field: None, .. } = condition else {
-        return Err(unsupported());
-    };
-    let &[(operator, number)] = predicates.as_slice() else { return Err(unsupported()) };
-    let threshold = match operator {
-        ConditionOperator::Gte => number,
-        ConditionOperator::Gt => number.saturating_add(1),
-        _ => return Err(unsupported()),
-    };
-    if threshold == 0 || threshold > MAX_THRESHOLD {
-        return Err(Refusal::new(format!(
-            "a threshold of {threshold} is out of range: 1 to {MAX_THRESHOLD}"
-        )));
-    }
-    i64::try_from(threshold).map_err(|_| unsupported())
 }
 
 /// A detection compiled for evaluation against a [`View`].

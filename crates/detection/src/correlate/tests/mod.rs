@@ -1,6 +1,10 @@
 //! Incidents are a function of the set of signals: checked against a slow and plain reference, over every kind of
 //! disorder that Kafka and restarts can make of a set.
 
+mod disorder;
+mod plain;
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +50,7 @@ fn signal(event: &Seen, correlation: Option<&'static str>) -> Signal<'static> {
         index: 0,
         org: "demo".into(),
         correlation_id: correlation.map(Into::into),
+        chain_id: None,
         base_rule_id: if correlation.is_some() { SIGNAL_RULE } else { ALARM }.into(),
         rule_hash: "".into(),
         group_key: vec![pair("src_ip", format!("192.0.2.{}", event.group))],
@@ -130,8 +135,8 @@ impl Incidents {
 
 /// The first and last evidence, oldest first.
 fn ends<'a>(all: impl Iterator<Item = &'a EventRef<'static>>) -> Vec<EventRef<'static>> {
-    let sorted: BTreeMap<(i64, i32), EventRef<'static>> =
-        all.map(|event| ((event.time.0, event.partition), event.clone())).collect();
+    let sorted: BTreeMap<(i64, i32, i32), EventRef<'static>> =
+        all.map(|event| ((event.time.0, event.partition, event.index), event.clone())).collect();
     let all: Vec<EventRef<'static>> = sorted.into_values().collect();
     let last = all.len().saturating_sub(EVIDENCE_EACH_END).max(EVIDENCE_EACH_END.min(all.len()));
     all.iter().take(EVIDENCE_EACH_END).chain(&all[last..]).cloned().collect()

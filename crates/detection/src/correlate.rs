@@ -13,6 +13,7 @@ mod groups;
 mod key;
 mod mark;
 mod measure;
+mod pack;
 mod seen;
 mod slots;
 mod thin;

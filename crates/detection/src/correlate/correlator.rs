@@ -206,7 +206,7 @@ impl Correlator {
             Some(Outcome::Repeat)
         } else {
             let mark = Mark { time: signal.event_time.0, place, value, uid, weight: signal.weight.max(1) };
-            let held = Held { mark, details: Details::new(&signal.entities, signal.flags) };
+            let held = Held { mark, details: Details::of(&signal.entities, signal.flags) };
             self.enter(&key, number, held, appended_ms, applied)
         };
         self.key = key;
@@ -257,7 +257,13 @@ impl Correlator {
         applied: &mut Applied,
     ) -> Option<Outcome> {
         let counted = self.slots.get(number)?.counted;
-        if self.groups.get_mut(key).is_none() {
+        if let Counted::Windows { threshold, .. } = counted
+            && threshold.waits()
+            && held.mark.time < self.watermark.saturating_sub(ALLOWED_LATENESS)
+        {
+            return Some(Outcome::Late);
+        }
+        if !self.groups.contains(key) {
             let (state, keep_ms) = match counted {
                 Counted::Gone => return None,
                 Counted::Alerts => (State::Alerts(Vec::new()), ALERT_BUCKET / 1_000),
@@ -267,43 +273,40 @@ impl Correlator {
             };
             applied.evicted += self.groups.add(key, state, appended_ms, keep_ms) as u64;
         }
-        let group = self.groups.get_mut(key)?;
-        group.touched = group.touched.max(appended_ms);
-        let outcome = match (&mut group.state, counted) {
-            (State::Windows(track), Counted::Windows { threshold, .. }) => {
-                let too_late = self.watermark.saturating_sub(ALLOWED_LATENESS);
-                if threshold.waits() && held.mark.time < too_late {
-                    return Some(Outcome::Late);
+        let (due, now_fired, now_changed) = (&mut self.due, &mut self.fired, &mut self.changed);
+        self.groups.with(key, |group| {
+            group.touched = group.touched.max(appended_ms);
+            let outcome = match (&mut group.state, counted) {
+                (State::Windows(track), Counted::Windows { threshold, .. }) => {
+                    let outcome = track.insert(held, &threshold, matches);
+                    if threshold.waits()
+                        && let Some(next) = track.next_due(&threshold).filter(|&next| next < group.scheduled)
+                    {
+                        group.scheduled = next;
+                        due.insert((next, key.into()));
+                    }
+                    outcome
                 }
-                let outcome = track.insert(held, &threshold, matches);
-                if threshold.waits()
-                    && let Some(due) = track.next_due(&threshold).filter(|&due| due < group.scheduled)
-                {
-                    group.scheduled = due;
-                    self.due.insert((due, key.into()));
+                (State::Alerts(buckets), _) => alert(buckets, held),
+                (State::Windows(_), _) => return None,
+            };
+            if let Outcome::Counted { fired, moved } = outcome {
+                if counted.is_published() {
+                    applied.fired += u64::from(fired);
+                    applied.moved += u64::from(moved);
+                    if fired || moved {
+                        now_fired.push(key.into());
+                    }
+                    if !group.queued {
+                        group.queued = true;
+                        now_changed.push(key.into());
+                    }
+                } else if let State::Windows(track) = &mut group.state {
+                    track.episodes.iter_mut().for_each(|episode| episode.dirty = false);
                 }
-                outcome
             }
-            (State::Alerts(buckets), _) => alert(buckets, held),
-            (State::Windows(_), _) => return None,
-        };
-        if let Outcome::Counted { fired, moved } = outcome {
-            if counted.is_published() {
-                applied.fired += u64::from(fired);
-                applied.moved += u64::from(moved);
-                if fired || moved {
-                    self.fired.push(key.into());
-                }
-                if !group.queued {
-                    group.queued = true;
-                    self.changed.push(key.into());
-                }
-            } else if let State::Windows(track) = &mut group.state {
-                track.episodes.iter_mut().for_each(|episode| episode.dirty = false);
-            }
-        }
-        self.groups.weigh(key);
-        Some(outcome)
+            Some(outcome)
+        })?
     }
 
     /// Takes in how far event time has got in a source, as appended to the log at `appended_ms`. Returns how many incidents
@@ -324,20 +327,24 @@ impl Correlator {
             let counted =
                 key::owner(&key).and_then(|(number, _)| self.slots.get(number)).map(|slot| slot.counted);
             let Some(Counted::Windows { threshold, .. }) = counted else { continue };
-            let Some(group) = self.groups.get_mut(&key) else { continue };
-            let State::Windows(track) = &mut group.state else { continue };
-            let decided = track.close(self.watermark, &threshold);
-            group.scheduled = track.next_due(&threshold).unwrap_or(i64::MAX);
-            if decided {
-                fired += 1;
-                self.fired.push(key.clone());
-                if !group.queued {
-                    group.queued = true;
-                    self.changed.push(key.clone());
+            let watermark = self.watermark;
+            let (now_fired, now_changed) = (&mut self.fired, &mut self.changed);
+            let next = self.groups.with(&key, |group| {
+                let State::Windows(track) = &mut group.state else { return i64::MAX };
+                let decided = track.close(watermark, &threshold);
+                group.scheduled = track.next_due(&threshold).unwrap_or(i64::MAX);
+                if decided {
+                    fired += 1;
+                    now_fired.push(key.clone());
+                    if !group.queued {
+                        group.queued = true;
+                        now_changed.push(key.clone());
+                    }
                 }
-            }
-            if group.scheduled < i64::MAX {
-                self.due.insert((group.scheduled, key));
+                group.scheduled
+            });
+            if let Some(next) = next.filter(|&next| next < i64::MAX) {
+                self.due.insert((next, key));
             }
         }
         fired
@@ -357,10 +364,6 @@ impl Correlator {
             let Some((number, org)) = key::owner(&key) else { continue };
             let Some(slot) = self.slots.get(number) else { continue };
             let Some(org) = self.groups.org_name(org).map(str::to_owned) else { continue };
-            let Some(group) = self.groups.get_mut(&key) else { continue };
-            if when == When::Changed {
-                group.queued = false;
-            }
             let (meta, bucket, waits, names) = match (rules.known(&slot.id), slot.counted) {
                 (Some(Known::Alert(meta)), Counted::Alerts) => (meta, ALERT_BUCKET, false, None),
                 (Some(Known::Correlation(rule, _)), Counted::Windows { threshold, .. }) => {
@@ -369,29 +372,34 @@ impl Correlator {
                 _ => continue,
             };
             let group_key = key::group(&key, names);
-            let thinned = matches!(&group.state, State::Windows(track) if track.thinned);
-            let cut = if group.cut || thinned { flags::STATE_CUT } else { 0 };
-            let mut hand_over = |episode: &mut Episode| {
-                if !episode.dirty || (waits && !episode.closed) {
-                    return;
+            self.groups.with(&key, |group| {
+                if when == When::Changed {
+                    group.queued = false;
                 }
-                let id = incident_id(&org, &slot.id, &group_key, episode.fires.div_euclid(bucket));
-                if when == When::Fired && episode.published == [id] {
-                    return;
+                let thinned = matches!(&group.state, State::Windows(track) if track.thinned);
+                let cut = if group.cut || thinned { flags::STATE_CUT } else { 0 };
+                let mut hand_over = |episode: &mut Episode| {
+                    if !episode.dirty || (waits && !episode.closed) {
+                        return;
+                    }
+                    let id = incident_id(&org, &slot.id, &group_key, episode.fires.div_euclid(bucket));
+                    if when == When::Fired && episode.published == [id] {
+                        return;
+                    }
+                    episode.flags |= cut;
+                    publish(&whole_state(episode, id, &org, meta, group_key.clone(), now));
+                    for &before in episode.published.iter().filter(|&&before| before != id) {
+                        publish(&merged(before, id, &org, now));
+                    }
+                    episode.published.clear();
+                    episode.published.push(id);
+                    episode.dirty = false;
+                };
+                match &mut group.state {
+                    State::Windows(track) => track.episodes.iter_mut().for_each(&mut hand_over),
+                    State::Alerts(buckets) => buckets.iter_mut().for_each(|(_, episode)| hand_over(episode)),
                 }
-                episode.flags |= cut;
-                publish(&whole_state(episode, id, &org, meta, group_key.clone(), now));
-                for &before in episode.published.iter().filter(|&&before| before != id) {
-                    publish(&merged(before, id, &org, now));
-                }
-                episode.published.clear();
-                episode.published.push(id);
-                episode.dirty = false;
-            };
-            match &mut group.state {
-                State::Windows(track) => track.episodes.iter_mut().for_each(&mut hand_over),
-                State::Alerts(buckets) => buckets.iter_mut().for_each(|(_, episode)| hand_over(episode)),
-            }
+            });
         }
     }
 
@@ -402,9 +410,9 @@ impl Correlator {
 
     /// Drops the groups whose last signal was appended longer before `now_ms` than any signal of theirs may be late.
     pub fn expire(&mut self, now_ms: i64) {
-        let rules = self.rules.clone();
-        self.groups.retain(&self.slots, |number, slots, group| {
-            let timespan = match slots.get(number).map(|slot| slot.counted) {
+        let (rules, slots) = (&self.rules, &self.slots);
+        self.groups.retain(|glance| {
+            let timespan = match slots.get(glance.slot).map(|slot| slot.counted) {
                 None | Some(Counted::Gone) => return false,
                 Some(Counted::Alerts) => ALERT_BUCKET,
                 Some(Counted::Windows { index, .. }) => match rules.correlation(index) {
@@ -413,8 +421,7 @@ impl Correlator {
                 },
             };
             let keep_ms = timespan.saturating_add(ALLOWED_LATENESS) / 1_000;
-            let undecided = group.scheduled < i64::MAX;
-            group.queued || undecided || now_ms.saturating_sub(group.touched) <= keep_ms
+            glance.queued || glance.undecided || now_ms.saturating_sub(glance.touched) <= keep_ms
         });
     }
 
@@ -423,7 +430,7 @@ impl Correlator {
     pub fn replace_rules(&mut self, rules: Arc<Rules>) {
         let before = std::mem::replace(&mut self.rules, rules);
         let changed = self.slots.replace_rules(&before, &self.rules);
-        self.groups.retain(&self.slots, |number, _, _| !changed.contains(&number));
+        self.groups.retain(|glance| !changed.contains(&glance.slot));
     }
 
     pub(super) fn linked(&self, index: usize) -> Option<(&Correlation, &Link)> {

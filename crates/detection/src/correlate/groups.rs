@@ -1,10 +1,13 @@
 //! The groups of a correlator and how many there may be.
 
-use ahash::AHashMap;
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
+
+use ahash::{AHashMap, AHashSet};
 
 use super::episode::Episode;
 use super::key;
-use super::slots::Slots;
+use super::pack::{self, Rest};
 use super::track::Track;
 
 /// How much window state a correlator may hold. What is over makes way by age: the groups whose last signal lies longest back.
@@ -27,10 +30,10 @@ impl Limits {
 /// costs a look at all.
 const SPARE: usize = 16;
 
-/// Bytes that a group takes beside what its windows hold: its key, its place in the table.
-const GROUP_BYTES: usize = 160;
+/// Bytes that a group takes beside what it holds: its place in the table, what the allocator keeps of its own.
+const GROUP_BYTES: usize = 64;
 
-/// One group.
+/// One group, unpacked.
 pub(super) struct Group {
     pub state: State,
     /// Has changes to publish.
@@ -41,7 +44,6 @@ pub(super) struct Group {
     pub touched: i64,
     /// When the watermark decides about an episode, as far as that is noted; `i64::MAX` if it is not.
     pub scheduled: i64,
-    bytes: usize,
 }
 
 pub(super) enum State {
@@ -59,6 +61,109 @@ impl State {
     }
 }
 
+/// A group as it is kept. There may be a million at rest, each in one piece of memory: its key and what it holds.
+enum Node {
+    Resting(Box<[u8]>),
+    Active(Box<Active>),
+}
+
+struct Active {
+    key: Box<[u8]>,
+    group: Group,
+    bytes: usize,
+}
+
+/// What deciding about a group's stay needs.
+pub(super) struct Glance {
+    pub slot: u32,
+    pub queued: bool,
+    /// It has an episode that waits for the watermark.
+    pub undecided: bool,
+    pub touched: i64,
+}
+
+impl Node {
+    fn rest(key: &[u8], cut: bool, touched: i64, rest: &Rest) -> Self {
+        let mut bytes = Vec::with_capacity(16 + key.len());
+        pack::text(&mut bytes, key);
+        bytes.push(u8::from(cut));
+        pack::signed(&mut bytes, touched);
+        pack::rest(&mut bytes, rest);
+        Self::Resting(bytes.into_boxed_slice())
+    }
+
+    fn key(&self) -> &[u8] {
+        match self {
+            Self::Resting(bytes) => pack::Reader::new(bytes).bytes().unwrap_or_default(),
+            Self::Active(active) => &active.key,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Resting(bytes) => bytes.len(),
+            Self::Active(active) => size_of::<Active>() + active.bytes,
+        }
+    }
+
+    fn is_queued(&self) -> bool {
+        matches!(self, Self::Active(active) if active.group.queued)
+    }
+
+    fn touched(&self) -> i64 {
+        match self {
+            Self::Resting(bytes) => {
+                let mut reader = pack::Reader::new(bytes);
+                let touched = reader.bytes().and_then(|_| reader.byte()).and_then(|_| reader.signed());
+                touched.unwrap_or(i64::MIN)
+            }
+            Self::Active(active) => active.group.touched,
+        }
+    }
+
+    fn glance(&self) -> Option<Glance> {
+        let (slot, _) = key::owner(self.key())?;
+        let undecided = matches!(self, Self::Active(active) if active.group.scheduled < i64::MAX);
+        Some(Glance { slot, queued: self.is_queued(), undecided, touched: self.touched() })
+    }
+
+    /// The same as an unpacked group.
+    fn activate(self) -> Box<Active> {
+        match self {
+            Self::Active(active) => active,
+            Self::Resting(bytes) => {
+                let mut reader = pack::Reader::new(&bytes);
+                let key = reader.bytes().unwrap_or_default().into();
+                let cut = reader.byte().unwrap_or_default() != 0;
+                let touched = reader.signed().unwrap_or_default();
+                let state = State::Windows(Track::of(reader.unpack()));
+                let group = Group { state, queued: false, cut, touched, scheduled: i64::MAX };
+                Box::new(Active { key, group, bytes: 0 })
+            }
+        }
+    }
+}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Node {}
+
+impl Borrow<[u8]> for Node {
+    fn borrow(&self) -> &[u8] {
+        self.key()
+    }
+}
+
 #[derive(Debug)]
 struct Org {
     name: Box<str>,
@@ -69,7 +174,7 @@ struct Org {
 
 /// All groups, by key.
 pub(super) struct Groups {
-    groups: AHashMap<Box<[u8]>, Box<Group>>,
+    nodes: AHashSet<Node>,
     orgs: Vec<Org>,
     numbers: AHashMap<Box<str>, u32>,
     bytes: usize,
@@ -79,7 +184,7 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new() -> Self {
         Self {
-            groups: AHashMap::new(),
+            nodes: AHashSet::new(),
             orgs: Vec::new(),
             numbers: AHashMap::new(),
             bytes: 0,
@@ -88,12 +193,12 @@ impl Groups {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.groups.len()
+        self.nodes.len()
     }
 
     /// Memory of all of them, bytes, about.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.saturating_add(self.groups.len().saturating_mul(GROUP_BYTES))
+        self.bytes.saturating_add(self.nodes.len().saturating_mul(GROUP_BYTES))
     }
 
     /// The number of an org.
@@ -111,8 +216,35 @@ impl Groups {
         self.orgs.get(usize::try_from(number).ok()?).map(|org| org.name.as_ref())
     }
 
-    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Group> {
-        self.groups.get_mut(key).map(Box::as_mut)
+    pub(super) fn contains(&self, key: &[u8]) -> bool {
+        self.nodes.contains(key)
+    }
+
+    /// Lets `change` work on a group; none if it is not there.
+    pub(super) fn with<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Group) -> R) -> Option<R> {
+        let node = self.nodes.take(key)?;
+        self.bytes = self.bytes.saturating_sub(node.bytes());
+        let mut active = node.activate();
+        let result = change(&mut active.group);
+        self.put(active);
+        Some(result)
+    }
+
+    fn put(&mut self, mut active: Box<Active>) {
+        let group = &mut active.group;
+        let rest = match &mut group.state {
+            State::Windows(track) if !group.queued && group.scheduled == i64::MAX => track.rest(),
+            _ => None,
+        };
+        let node = match rest {
+            Some(rest) => Node::rest(&active.key, group.cut, group.touched, &rest),
+            None => {
+                active.bytes = active.key.len() + active.group.state.bytes();
+                Node::Active(active)
+            }
+        };
+        self.bytes = self.bytes.saturating_add(node.bytes());
+        self.nodes.insert(node);
     }
 
     /// Makes room for a group, and the group. `keep_ms` is how long it may have been there before. Returns how many others
@@ -123,18 +255,9 @@ impl Groups {
         let Some(org) = self.orgs.get_mut(org as usize) else { return made_way };
         org.groups += 1;
         let cut = org.cut_ms.is_some_and(|cut_ms| now_ms.saturating_sub(cut_ms) <= keep_ms);
-        let group = Group { state, queued: false, cut, touched: now_ms, scheduled: i64::MAX, bytes: 0 };
-        self.groups.insert(key.into(), Box::new(group));
+        let group = Group { state, queued: false, cut, touched: now_ms, scheduled: i64::MAX };
+        self.put(Box::new(Active { key: key.into(), group, bytes: 0 }));
         made_way
-    }
-
-    /// Counts the memory of a group anew.
-    pub(super) fn weigh(&mut self, key: &[u8]) {
-        if let Some(group) = self.groups.get_mut(key) {
-            let bytes = group.state.bytes();
-            self.bytes = self.bytes.saturating_sub(group.bytes).saturating_add(bytes);
-            group.bytes = bytes;
-        }
     }
 
     fn make_room(&mut self, org: u32, now_ms: i64) -> usize {
@@ -143,11 +266,11 @@ impl Groups {
         if of_org >= self.limits.keys_per_org {
             made_way += self.evict(Some(org), of_org, self.limits.keys_per_org, now_ms);
         }
-        if self.groups.len() >= self.limits.keys {
-            made_way += self.evict(None, self.groups.len(), self.limits.keys, now_ms);
+        if self.nodes.len() >= self.limits.keys {
+            made_way += self.evict(None, self.nodes.len(), self.limits.keys, now_ms);
         }
         if self.bytes() >= self.limits.bytes {
-            made_way += self.evict(None, self.groups.len(), self.groups.len(), now_ms);
+            made_way += self.evict(None, self.nodes.len(), self.nodes.len(), now_ms);
         }
         made_way
     }
@@ -156,11 +279,11 @@ impl Groups {
     fn evict(&mut self, org: Option<u32>, there: usize, most: usize, now_ms: i64) -> usize {
         let wanted = there.saturating_sub(most).saturating_add(most / SPARE).saturating_add(1);
         // What has changes to publish stays until they are.
-        let candidates = self.groups.iter().filter(|(key, group)| {
-            !group.queued && org.is_none_or(|org| key::owner(key).is_some_and(|(_, of)| of == org))
+        let candidates = self.nodes.iter().filter(|node| {
+            !node.is_queued() && org.is_none_or(|org| key::owner(node.key()).is_some_and(|(_, of)| of == org))
         });
         let mut ages: Vec<(i64, Box<[u8]>)> =
-            candidates.map(|(key, group)| (group.touched, key.clone())).collect();
+            candidates.map(|node| (node.touched(), Box::from(node.key()))).collect();
         if ages.len() > wanted {
             ages.select_nth_unstable(wanted);
             ages.truncate(wanted);
@@ -175,22 +298,22 @@ impl Groups {
     }
 
     fn remove(&mut self, key: &[u8]) {
-        if let Some(group) = self.groups.remove(key) {
-            self.bytes = self.bytes.saturating_sub(group.bytes);
+        if let Some(node) = self.nodes.take(key) {
+            self.bytes = self.bytes.saturating_sub(node.bytes());
             if let Some(org) = key::owner(key).and_then(|(_, org)| self.orgs.get_mut(org as usize)) {
                 org.groups = org.groups.saturating_sub(1);
             }
         }
     }
 
-    /// Keeps the groups for which `keep` says so, given the number of their slot.
-    pub(super) fn retain(&mut self, slots: &Slots, mut keep: impl FnMut(u32, &Slots, &mut Group) -> bool) {
+    /// Keeps the groups for which `keep` says so.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Glance) -> bool) {
         let (bytes, orgs) = (&mut self.bytes, &mut self.orgs);
-        self.groups.retain(|key, group| {
-            let owner = key::owner(key);
-            let kept = owner.is_some_and(|(slot, _)| keep(slot, slots, group));
+        self.nodes.retain(|node| {
+            let kept = node.glance().is_some_and(|glance| keep(&glance));
             if !kept {
-                *bytes = bytes.saturating_sub(group.bytes);
+                *bytes = bytes.saturating_sub(node.bytes());
+                let owner = key::owner(node.key());
                 if let Some(org) = owner.and_then(|(_, org)| orgs.get_mut(org as usize)) {
                     org.groups = org.groups.saturating_sub(1);
                 }

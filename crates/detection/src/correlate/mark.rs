@@ -46,11 +46,15 @@ impl Mark {
 pub(super) struct Details(Arc<[u8]>);
 
 impl Details {
-    pub(super) fn new(entities: &[Pair<'_>], flags: i32) -> Self {
+    pub(super) fn of(entities: &[Pair<'_>], flags: i32) -> Self {
+        Self::new(entities.iter().map(|pair| (pair.name.as_ref(), pair.value.as_ref())), flags)
+    }
+
+    pub(super) fn new<'e>(entities: impl Iterator<Item = (&'e str, &'e str)>, flags: i32) -> Self {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&flags.to_le_bytes());
-        for pair in entities {
-            for text in [&pair.name, &pair.value] {
+        for (name, value) in entities {
+            for text in [name, value] {
                 bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
                 bytes.extend_from_slice(text.as_bytes());
             }
@@ -77,7 +81,7 @@ impl Details {
 }
 
 /// An event that is kept whole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
     pub mark: Mark,
     pub details: Details,

@@ -12,8 +12,12 @@ use super::ALLOWED_LATENESS;
 use super::episode::Episode;
 use super::mark::{Held, Mark};
 use super::measure::Measure;
+use super::pack::Rest;
 use super::thin::thin;
 use super::threshold::Threshold;
+
+/// Loose events that are packed; packing more costs more than it saves.
+const MAX_AT_REST: usize = 16;
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +284,17 @@ impl Track {
         if let Some(more) = around.and_then(|episode| episode.more.as_mut()) {
             more.fills(most, threshold.condition.settled_from());
         }
+    }
+
+    /// What was packed.
+    pub(super) fn of(rest: Rest) -> Self {
+        Self { loose: rest.loose, episodes: Vec::new(), newest: Some(rest.newest), thinned: rest.thinned }
+    }
+
+    /// Hands over what it holds to be packed, if that is few loose events and nothing else.
+    pub(super) fn rest(&mut self) -> Option<Rest> {
+        let newest = self.newest.filter(|_| self.episodes.is_empty() && self.loose.len() <= MAX_AT_REST)?;
+        Some(Rest { loose: std::mem::take(&mut self.loose), newest, thinned: self.thinned })
     }
 
     /// Bytes of memory, about.

@@ -8,12 +8,13 @@ const SEVERITIES: [&str; 7] = ["unknown", "informational", "low", "medium", "hig
 /// The largest severity that has an order; 99 (other) has none.
 pub(crate) const MAX_SEVERITY: i32 = 6;
 
-const FLAGS: [(i32, &str); 5] = [
+const FLAGS: [(i32, &str); 6] = [
     (flags::TIME_CLAMPED, "time_clamped"),
     (flags::TIME_ASSUMED, "time_assumed"),
     (flags::INVALID_UTF8, "invalid_utf8"),
     (flags::THREAT, "threat"),
     (flags::BACKFILL, "backfill"),
+    (flags::STATE_CUT, "state_cut"),
 ];
 
 /// Where an incident may be in its life.

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use rstest::rstest;
 use tidewatch_detection::{Defect, Rules, Taxonomy, fingerprint, load, load_documents};
 
 fn rule(id: &str, title: &str) -> String {
@@ -128,6 +129,85 @@ fn correlations_say_what_they_cannot_do() {
         let [defect] = defects.as_slice() else { panic!("{defects:?}") };
         assert!(defect.reason.contains(wanted), "{defect}");
     }
+}
+
+fn chained(inner: &str, outer: &str) -> Vec<String> {
+    let document = |id: &str, fields: &str| {
+        format!("---\ntitle: {id}\nid: {id}\nlevel: high\ncorrelation:\n  timespan: 1m\n{fields}\n")
+    };
+    let text = rule("1", "a") + &document("inner", inner) + &document("outer", outer);
+    let (_, defects) = documents(&text);
+    defects.iter().map(|defect| defect.reason.clone()).collect()
+}
+
+#[rstest]
+#[case::fits("group-by: [c, d]", "gte: 2", "type: temporal\n  rules: [inner, '1']\n  group-by: [c]", "")]
+#[case::other_group(
+    "group-by: [d]",
+    "gte: 2",
+    "type: temporal\n  rules: [inner, '1']\n  group-by: [c]",
+    "'c' of its group-by is not in the group-by of 'inner'"
+)]
+#[case::alias(
+    "group-by: [d]",
+    "gte: 2",
+    "type: temporal\n  rules: [inner, '1']\n  group-by: [c]\n  aliases: {c: {inner: d, '1': e}}",
+    ""
+)]
+#[case::value(
+    "group-by: [c]",
+    "gte: 2",
+    "type: value_count\n  rules: [inner]\n  group-by: [c]\n  condition: {field: d, gte: 2}",
+    "'d' of its field"
+)]
+#[case::waits(
+    "group-by: [c]",
+    "lt: 2",
+    "type: temporal\n  rules: [inner, '1']\n  group-by: [c]",
+    "upper bound"
+)]
+#[case::both(
+    "group-by: [c]",
+    "gte: 2",
+    "type: event_count\n  rules: [inner, '1']\n  group-by: [c]\n  condition: {gte: 2}",
+    "not of both"
+)]
+#[case::long(
+    "group-by: [c]",
+    "gte: 2",
+    "type: temporal\n  rules: [inner, '1']\n  group-by: [c]\n  timeframe: 7d",
+    "add up to more than 7d"
+)]
+fn a_correlation_builds_upon_another_if_its_group_is_among_the_others(
+    #[case] group: &str,
+    #[case] condition: &str,
+    #[case] outer: &str,
+    #[case] reason: &str,
+) {
+    let inner = format!("  type: event_count\n  rules: ['1']\n  {group}\n  condition: {{{condition}}}");
+    let reasons = chained(&inner, &format!("  {outer}"));
+    match reason {
+        "" => assert_eq!(reasons, [""; 0]),
+        reason => assert!(reasons.len() == 1 && reasons[0].contains(reason), "{reasons:?}"),
+    }
+}
+
+#[test]
+fn what_builds_upon_a_refused_correlation_is_refused_too() {
+    let reasons = chained(
+        "  type: temporal\n  rules: ['1', outer]\n  group-by: [c]",
+        "  type: temporal\n  rules: ['1', inner]\n  group-by: [c]",
+    );
+    assert_eq!(reasons.len(), 2);
+    assert!(reasons.iter().all(|reason| reason.contains("in a circle")), "{reasons:?}");
+    let reasons = chained(
+        "  type: temporal\n  rules: [gone]\n  group-by: [c]",
+        "  type: temporal\n  rules: ['1', inner]\n  group-by: [c]",
+    );
+    assert!(
+        reasons[0].contains("'gone', which is not there")
+            && reasons[1].contains("'inner', which was refused")
+    );
 }
 
 #[test]

@@ -11,5 +11,5 @@ mod publish;
 mod resume;
 mod run;
 
-pub use config::Config;
+pub use config::{Config, StateArgs};
 pub use run::run;

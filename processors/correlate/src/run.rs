@@ -16,7 +16,7 @@ use service::{Dependency, metrics};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
 
-use crate::config::Config;
+use crate::config::{Config, StateArgs};
 use crate::lane::{Lane, Ticket};
 use crate::publish::{self, Encoded};
 use crate::resume;
@@ -33,6 +33,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
 /// Rules remembered as missing; past that every batch for a missing rule costs a look at the directory.
 const MAX_MISSING: usize = 10_000;
+/// How often it is told, at most, that keys were dropped for want of memory.
+const TELL_EVICTIONS_INTERVAL: Duration = Duration::from_secs(5);
 /// Pauses between attempts to find out where to start, and how long they may take: less than the consumer waits.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const RESUME_PATIENCE: Duration = Duration::from_secs(45);
@@ -89,6 +91,9 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
         deliveries,
         lanes: BTreeMap::new(),
         next_generation: 0,
+        state: config.state.clone(),
+        evicted: 0,
+        told_evictions: Instant::now(),
         kafka,
         windows,
     };
@@ -115,6 +120,10 @@ struct Pipeline {
     /// By partition of `signals`.
     lanes: BTreeMap<i32, Lane>,
     next_generation: u64,
+    state: StateArgs,
+    /// Keys dropped for want of memory that nobody was told of yet.
+    evicted: u64,
+    told_evictions: Instant,
     kafka: Dependency,
     windows: Dependency,
 }
@@ -204,6 +213,7 @@ impl Pipeline {
         self.consumer.commit(&positions);
         self.look_at_kafka();
         self.look_at_windows();
+        self.tell_evictions();
         if self.looked.elapsed() >= LOOK_INTERVAL {
             self.refresh_rules();
         }
@@ -233,6 +243,31 @@ impl Pipeline {
         }
         let groups: usize = self.lanes.values().map(|lane| lane.correlator.groups()).sum();
         metrics::CORRELATE_OPEN_KEYS.set(groups as f64);
+        let bytes: usize = self.lanes.values().map(|lane| lane.correlator.state_bytes()).sum();
+        metrics::CORRELATE_STATE.set(bytes as f64);
+        let times = self.lanes.values().filter_map(|lane| lane.correlator.event_time());
+        if let Some(least) = times.min() {
+            metrics::CORRELATE_WATERMARK_LAG.set(Micros::now().seconds_since(least).max(0.0));
+        }
+    }
+
+    /// Keys are spread evenly over the partitions, and so is what they may take.
+    fn share_limits(&mut self) {
+        let limits = self.state.share(self.lanes.len());
+        for lane in self.lanes.values_mut() {
+            lane.correlator.limit(limits);
+        }
+    }
+
+    fn tell_evictions(&mut self) {
+        if self.evicted > 0 && self.told_evictions.elapsed() >= TELL_EVICTIONS_INTERVAL {
+            tracing::warn!(
+                keys = self.evicted,
+                "windows were dropped for want of memory: incidents of their keys may miss events; see --max-keys"
+            );
+            self.evicted = 0;
+            self.told_evictions = Instant::now();
+        }
     }
 
     fn expire(&mut self) {
@@ -319,7 +354,8 @@ impl Pipeline {
         Ok(())
     }
 
-    fn rebalanced(&self, change: &str) {
+    fn rebalanced(&mut self, change: &str) {
+        self.share_limits();
         metrics::KAFKA_REBALANCES.with([change]).add(1);
         metrics::KAFKA_ASSIGNED.with([&self.signals]).set(self.lanes.len() as f64);
     }
@@ -345,6 +381,10 @@ impl Pipeline {
                 metrics::CORRELATE_SIGNALS.with([outcome]).add(signals);
             }
         }
+        if total.evicted > 0 {
+            metrics::CORRELATE_EVICTIONS.with(["limit"]).add(total.evicted);
+            self.evicted += total.evicted;
+        }
         if total.unknown > 0 {
             tracing::warn!(
                 signals = total.unknown,
@@ -360,11 +400,7 @@ impl Pipeline {
             return Ok(());
         }
         if framing::fingerprint(&record.payload) == Some(Watermark::versions().fingerprint()) {
-            if let Some(lane) = self.lanes.get_mut(&record.partition) {
-                lane.before(record.offset);
-                lane.after(record.position_after(), record.timestamp_ms);
-            }
-            return Ok(());
+            return self.watermark(record).await;
         }
         let body = schemas::current_body::<SignalBatch<'_>>(&record.payload);
         let batch = body
@@ -399,6 +435,25 @@ impl Pipeline {
             metrics::CORRELATE_DETECTION_DELAY.record(delay);
         }
         if applied.fired + applied.moved > 0 && live {
+            self.publish(record.partition, When::Fired).await?;
+        }
+        Ok(())
+    }
+
+    async fn watermark(&mut self, record: &Record) -> anyhow::Result<()> {
+        let Some(lane) = self.lanes.get_mut(&record.partition) else { return Ok(()) };
+        lane.before(record.offset);
+        let fired = match schemas::decode::<Watermark<'_>>(&record.payload) {
+            Ok(watermark) => lane.correlator.watermark(&watermark, record.timestamp_ms),
+            Err(error) => {
+                metrics::CORRELATE_UNREADABLE.add(1);
+                let place = format!("{} offset {}", record.topic_partition(), record.offset);
+                tracing::error!(record = place, "passed over, for it cannot be read: {error}");
+                0
+            }
+        };
+        lane.after(record.position_after(), record.timestamp_ms);
+        if fired > 0 && !lane.is_rebuilding() {
             self.publish(record.partition, When::Fired).await?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use kafka::{
     TopicSpec,
 };
 use schemas::{IncidentChange, KEYED_PARTITIONS, Micros, Pair, Signal, SignalBatch, Source};
-use tidewatch_correlate::{Config, run};
+use tidewatch_correlate::{Config, StateArgs, run};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -72,6 +72,7 @@ impl Broker {
         Service::start(Config {
             kafka: self.kafka.clone(),
             rules: self.rules.path().to_owned(),
+            state: StateArgs::default(),
             service: service::ServiceArgs::default(),
         })
     }
@@ -281,7 +282,12 @@ async fn it_waits_for_kafka_saying_so_and_stops_when_asked_to() {
     let rules = tempfile::tempdir().unwrap();
     // Nothing listens on port 1.
     let kafka = KafkaArgs::new("127.0.0.1:1");
-    let config = Config { kafka, rules: rules.path().to_owned(), service: service::ServiceArgs::default() };
+    let config = Config {
+        kafka,
+        rules: rules.path().to_owned(),
+        state: StateArgs::default(),
+        service: service::ServiceArgs::default(),
+    };
     let service = Service::start(config);
     let told = async {
         loop {

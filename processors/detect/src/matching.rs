@@ -1,7 +1,7 @@
 //! From an enriched record to signal batches: a plain function.
 
 use detection::{Partitioned, Rules};
-use schemas::{DecodeError, EventBatch, FindingBatch, SignalBatch, Source, Stream};
+use schemas::{DecodeError, EventBatch, FindingBatch, Micros, SignalBatch, Source, Stream, flags};
 
 /// What a record became.
 #[derive(Debug, Default)]
@@ -10,6 +10,10 @@ pub struct Matched {
     pub subjects: usize,
     /// Signals by rule id.
     pub signals: Vec<(String, u64)>,
+    /// The raw record it was made from.
+    pub source: Option<Source>,
+    /// How far event time has got in it, by clocks that are not ahead of ingest's; none if it holds no event.
+    pub event_time: Option<Micros>,
     /// Encoded batches of signals with their partition of `signals` and their key, the org.
     pub batches: Vec<Encoded>,
 }
@@ -39,18 +43,23 @@ pub fn match_record(rules: &Rules, stream: Stream, payload: &[u8]) -> Result<Mat
         Stream::Events => {
             let body = schemas::current_body::<EventBatch<'_>>(payload)?;
             let batch: EventBatch<'_> = schemas::decode_body(&body)?;
-            Ok(encode(stream, &batch.source, batch.events.len(), rules.signals(&batch)))
+            let matched = encode(stream, &batch.source, batch.events.len(), rules.signals(&batch));
+            let times = batch.events.iter().filter(|event| event.flags & flags::BACKFILL == 0);
+            Ok(Matched { event_time: times.map(|event| event.time.min(event.received_at)).max(), ..matched })
         }
         Stream::Findings => {
             let body = schemas::current_body::<FindingBatch<'_>>(payload)?;
             let batch: FindingBatch<'_> = schemas::decode_body(&body)?;
-            Ok(encode(stream, &batch.source, batch.findings.len(), rules.finding_signals(&batch)))
+            let matched = encode(stream, &batch.source, batch.findings.len(), rules.finding_signals(&batch));
+            let times = batch.findings.iter().filter(|finding| finding.flags & flags::BACKFILL == 0);
+            let event_time = times.map(|finding| finding.time.min(finding.received_at)).max();
+            Ok(Matched { event_time, ..matched })
         }
     }
 }
 
 fn encode(stream: Stream, source: &Source, subjects: usize, signals: Partitioned<'_>) -> Matched {
-    let mut matched = Matched { subjects, ..Matched::default() };
+    let mut matched = Matched { subjects, source: Some(source.clone()), ..Matched::default() };
     for (partition, batch) in signals.into_batches(stream, source) {
         count(&batch, &mut matched.signals);
         let mut payload = Vec::with_capacity(256 * batch.signals.len());

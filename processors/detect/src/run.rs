@@ -9,9 +9,9 @@ use arc_swap::ArcSwap;
 use detection::Rules;
 use kafka::{
     Admin, Consumer, ConsumerOptions, Input, Outgoing, Producer, ProducerOptions, Record, SendError, Start,
-    StartAt,
+    StartAt, TopicPartition,
 };
-use schemas::{SIGNALS_TOPIC, Stream};
+use schemas::{KEYED_PARTITIONS, Micros, SIGNALS_TOPIC, Stream};
 use service::{Dependency, metrics};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::lanes::{Lanes, Ticket};
 use crate::live;
 use crate::matching::{Encoded, match_record};
+use crate::watermarks::{Due, Watermarks};
 
 /// Bytes that the consumer reads ahead.
 const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
@@ -63,9 +64,18 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     };
     let consumer = Consumer::start(&config.kafka, options)?;
     let (delivered, deliveries) = unbounded_channel();
-    let lanes = Lanes::default();
-    let mut pipeline =
-        Pipeline { inputs, signals, rules, consumer, producer, delivered, deliveries, lanes, kafka };
+    let mut pipeline = Pipeline {
+        inputs,
+        signals,
+        rules,
+        consumer,
+        producer,
+        delivered,
+        deliveries,
+        lanes: Lanes::default(),
+        watermarks: Watermarks::new(),
+        kafka,
+    };
     let ended = pipeline.run(&service.shutdown).await;
     watcher.abort();
     let Pipeline { consumer, .. } = pipeline;
@@ -83,6 +93,7 @@ struct Pipeline {
     delivered: UnboundedSender<Delivered>,
     deliveries: UnboundedReceiver<Delivered>,
     lanes: Lanes,
+    watermarks: Watermarks,
     kafka: Dependency,
 }
 
@@ -158,6 +169,41 @@ impl Pipeline {
                 lag.set(end.saturating_sub(position).max(0) as f64);
             }
         }
+        let read_to_end = |at: &TopicPartition| {
+            let known = stats.partitions.iter().find(|partition| partition.partition == *at);
+            let end = known.and_then(|partition| Some((partition.position, partition.end?)));
+            end.is_some_and(|(position, end)| position.is_none_or(|position| position >= end))
+        };
+        let now = Instant::now();
+        let due =
+            self.watermarks.due(now, Micros::now(), |at| stats.brokers_up != Some(0) && read_to_end(at));
+        for due in due {
+            // Without room in the producer there is no hurry: it is told the next time.
+            if !self.tell(&due) {
+                break;
+            }
+            self.watermarks.told(&due, now);
+        }
+    }
+
+    /// Hands a watermark to the producer, for every partition of `signals`, behind the signals it speaks of. Whoever reads
+    /// one twice is none the worse.
+    fn tell(&self, due: &Due) -> bool {
+        let mut payload = Vec::with_capacity(64);
+        schemas::encode(&due.watermark, &mut payload);
+        (0..KEYED_PARTITIONS).all(|partition| {
+            let outgoing =
+                Outgoing { topic: &self.signals, partition, key: None, headers: &[], payload: &payload };
+            let (topic, bytes) = (self.signals.clone(), payload.len() as u64);
+            let completion = Box::new(move |result: Result<_, kafka::Error>| match &result {
+                Ok(_) => {
+                    metrics::KAFKA_PRODUCED.with([&topic]).add(1);
+                    metrics::KAFKA_PRODUCED_BYTES.with([&topic]).add(bytes);
+                }
+                Err(error) => metrics::KAFKA_DELIVERY_ERRORS.with([&topic, error.class().name()]).add(1),
+            });
+            self.producer.send(outgoing, completion).is_ok()
+        })
     }
 
     async fn input(&mut self, input: Input) -> anyhow::Result<()> {
@@ -165,6 +211,9 @@ impl Pipeline {
             Input::Records(records) => self.records(records).await?,
             Input::Assigned { partitions, reply } => {
                 self.lanes.assign(&partitions);
+                for at in &partitions {
+                    self.watermarks.assign(at.clone(), self.stream(&at.topic), Instant::now());
+                }
                 let start = Start::CommittedOrBeginning;
                 reply.send(partitions.into_iter().map(|at| StartAt { at, start }).collect());
                 self.assigned("assigned");
@@ -178,6 +227,7 @@ impl Pipeline {
                     }
                 }
                 self.lanes.remove(&partitions);
+                partitions.iter().for_each(|at| self.watermarks.remove(at));
                 done.send(());
                 self.assigned(if lost { "lost" } else { "revoked" });
                 for at in &partitions {
@@ -187,6 +237,11 @@ impl Pipeline {
             Input::Failed(error) => return Err(error).context("reading cannot go on"),
         }
         Ok(())
+    }
+
+    fn stream(&self, topic: &str) -> Stream {
+        let [events, _] = &self.inputs;
+        if topic == events { Stream::Events } else { Stream::Findings }
     }
 
     fn assigned(&self, change: &str) {
@@ -200,8 +255,7 @@ impl Pipeline {
         let rules = self.rules.load_full();
         let mut tallies = Stream::ALL.map(|stream| (stream, Tally::default()));
         for record in records {
-            let [events, _] = &self.inputs;
-            let stream = if *record.topic == **events { Stream::Events } else { Stream::Findings };
+            let stream = self.stream(&record.topic);
             // A record of a partition that has been given away is the next owner's.
             let Some(ticket) = self.lanes.begin(&record) else { continue };
             let started = Instant::now();
@@ -225,6 +279,9 @@ impl Pipeline {
                 metrics::DETECT_SIGNALS.with([rule]).add(*count);
             }
             self.send(ticket, matched.batches).await?;
+            if let Some(source) = matched.source {
+                self.watermarks.seen(&record.topic_partition(), source, matched.event_time, Instant::now());
+            }
         }
         for ((stream, tally), topic) in tallies.iter().zip(&self.inputs) {
             if tally.records > 0 {

@@ -9,7 +9,7 @@ use kafka::{
     Admin, Consumer, ConsumerOptions, Input, KafkaArgs, Outgoing, Producer, ProducerOptions, Start, StartAt,
     TopicSpec,
 };
-use schemas::{EventBatch, FindingBatch, KEYED_PARTITIONS, Micros, SignalBatch, Source, Stream};
+use schemas::{EventBatch, FindingBatch, KEYED_PARTITIONS, Micros, SignalBatch, Source, Stream, Watermark};
 use tidewatch_detect::{Config, run};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -104,6 +104,9 @@ impl Broker {
                     ),
                     Input::Records(records) => {
                         for record in records {
+                            if schemas::decode::<Watermark<'_>>(&record.payload).is_ok() {
+                                continue;
+                            }
                             let batch: SignalBatch<'_> = schemas::decode(&record.payload).unwrap();
                             assert_eq!(record.key.as_deref(), Some(b"demo".as_slice()));
                             for signal in &batch.signals {
@@ -207,6 +210,49 @@ async fn a_broken_rule_keeps_its_last_good_version_and_a_new_one_is_taken_up() {
         seen.iter().filter(|(_, offset, _)| *offset == 1).map(|(rule, ..)| rule.as_str()).collect();
     rules.sort_unstable();
     assert_eq!(rules, ["any-login", "root-login"]);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_partition_of_signals_is_told_how_far_event_time_has_got() {
+    let broker = Broker::new().await;
+    let rules = tempfile::tempdir().unwrap();
+    std::fs::write(rules.path().join("login.yml"), rule("root-login", "authentication", "user: root"))
+        .unwrap();
+    let service = Service::start(broker.config(rules.path()));
+    let before = Micros::now();
+    broker.push(Stream::Events, 1, 40, &[LOGIN]).await;
+    let group = broker.kafka.group("reader");
+    let options = ConsumerOptions::new("test", group, vec![broker.kafka.topic("signals")]);
+    let consumer = Consumer::start(&broker.kafka, options).unwrap();
+    let mut told = std::collections::BTreeSet::new();
+    let read = async {
+        while told.len() < usize::try_from(KEYED_PARTITIONS).unwrap() {
+            match consumer.next().await.unwrap() {
+                Input::Assigned { partitions, reply } => reply
+                    .send(partitions.into_iter().map(|at| StartAt { at, start: Start::Beginning }).collect()),
+                Input::Records(records) => {
+                    for record in &records {
+                        let Ok(watermark) = schemas::decode::<Watermark<'_>>(&record.payload) else {
+                            continue;
+                        };
+                        if watermark.source.offset == 40 {
+                            assert_eq!(
+                                (watermark.stream.as_ref(), watermark.source.partition),
+                                ("events", 1)
+                            );
+                            assert!(watermark.event_time >= before && !watermark.idle);
+                            told.insert(record.partition);
+                        }
+                    }
+                }
+                Input::Revoked { done, .. } => done.send(()),
+                Input::Failed(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("all partitions are told");
+    consumer.close().await;
     service.stop().await;
 }
 

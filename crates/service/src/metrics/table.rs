@@ -184,7 +184,7 @@ table! {
     Gauge CORRELATE_STATE = "tidewatch_correlate_state_bytes", "bytes", [];
         "Estimated memory of the window state."
     Counter CORRELATE_EVICTIONS = "tidewatch_correlate_evictions_total", "keys", ["reason"];
-        "Keys dropped: expired (the watermark passed them), limit (too many)."
+        "Keys dropped: expired (no signal can be late enough any more), limit (--max-keys, --max-keys-per-org, --max-state-mb)."
     Gauge CORRELATE_WATERMARK_LAG = "tidewatch_correlate_watermark_lag_seconds", "seconds", [];
         "How far the watermark, the least event time of all sources, is behind the clock."
     Histogram CORRELATE_DETECTION_DELAY = "tidewatch_correlate_detection_delay_seconds", "seconds", [], DELAYS;

@@ -2,7 +2,9 @@
 //! disorder that Kafka and restarts can make of a set.
 
 mod disorder;
+mod limits;
 mod plain;
+mod told;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -35,5 +35,5 @@ versions! {
     FindingBatch = FINDING_BATCH ["FindingBatch.v1.avsc"];
     SignalBatch = SIGNAL_BATCH ["SignalBatch.v1.avsc", "SignalBatch.v2.avsc"];
     Watermark = WATERMARK ["Watermark.v1.avsc"];
-    IncidentChange = INCIDENT_CHANGE ["IncidentChange.v1.avsc"];
+    IncidentChange = INCIDENT_CHANGE ["IncidentChange.v1.avsc", "IncidentChange.v2.avsc"];
 }

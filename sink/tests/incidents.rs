@@ -32,6 +32,7 @@ fn activity(incident: u128, at: i64, events: std::ops::Range<i64>) -> IncidentCh
         offset,
         index: 2,
         time: Micros(1_800_000_000_000_001 + offset),
+        rule: None,
     };
     let window = Window {
         rule_id: "ssh-brute-force".into(),

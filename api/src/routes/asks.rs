@@ -132,6 +132,7 @@ impl NewIncident {
                     offset: id.offset,
                     index: id.index,
                     time: Micros(time.0),
+                    rule: None,
                 }),
                 (None, _) => fields.wrong(&format!("evidence[{at}].id"), "is no id such as events/3/1042/17"),
                 (_, Err(error)) => fields.wrong(&format!("evidence[{at}].time"), error.to_string()),

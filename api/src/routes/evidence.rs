@@ -28,6 +28,9 @@ pub(crate) struct Reference {
     index: i32,
     /// Microseconds since 1970.
     time: i64,
+    /// The rule that matched it, where the incident's rule asks for several.
+    #[serde(default)]
+    rule: Option<String>,
 }
 
 impl Reference {
@@ -45,6 +48,9 @@ pub(crate) struct Evidence<'a> {
     /// When it happened.
     #[schema(value_type = String, format = DateTime)]
     time: Time,
+    /// Ids of the rules that matched it, where the incident's rule asks for several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<&'a str>,
     /// The event; absent when it is a finding, or is not kept any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<Event<'a>>,
@@ -110,16 +116,22 @@ impl Found {
             let finding = Finding::from_row(row).map_err(unreadable)?;
             findings.insert(finding.id, finding);
         }
-        let evidence = references.iter().map(|reference| {
+        let mut evidence: Vec<Evidence<'a>> = Vec::with_capacity(references.len());
+        for reference in references {
             let id = reference.id();
-            Evidence {
-                id,
-                time: Time(reference.time),
-                event: events.remove(&id),
-                finding: findings.remove(&id),
+            // One that several rules matched is there for each of them.
+            match evidence.last_mut().filter(|last| last.id == id) {
+                Some(last) => last.rules.extend(reference.rule.as_deref()),
+                None => evidence.push(Evidence {
+                    id,
+                    time: Time(reference.time),
+                    rules: reference.rule.as_deref().into_iter().collect(),
+                    event: events.remove(&id),
+                    finding: findings.remove(&id),
+                }),
             }
-        });
-        Ok(evidence.collect())
+        }
+        Ok(evidence)
     }
 }
 

@@ -50,11 +50,16 @@ pub struct Lane {
 impl Lane {
     /// A lane without windows that starts as `resume` says.
     pub fn new(rules: Arc<Rules>, resume: &Resume, generation: u64) -> Self {
+        let rebuild_until = (resume.start < resume.committed).then_some(resume.committed);
+        let mut correlator = Correlator::new(rules);
+        if rebuild_until.is_some() {
+            correlator.rebuild();
+        }
         Self {
-            correlator: Correlator::new(rules),
+            correlator,
             generation,
             partition: resume.at.partition,
-            rebuild_until: (resume.start < resume.committed).then_some(resume.committed),
+            rebuild_until,
             position: resume.start,
             clock_ms: i64::MIN,
             rounds: VecDeque::from([Round::default()]),

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::Pair;
 use crate::{Micros, record};
 
-/// Evidence an incident names: so many of its first events and so many of its last. Whoever makes windows and whoever
+/// Evidence an incident names: so many of its first events and so many of its last, and the first of each rule where its rule
+/// asks for several. Whoever makes windows and whoever
 /// unites them must cut alike, or what is left depends on how often a window was published on its way.
 pub const EVIDENCE_EACH_END: usize = 50;
 
@@ -89,6 +90,8 @@ record! {
         pub index: i32,
         /// The event's time.
         pub time: Micros,
+        /// The rule that matched it, where the incident's rule asks for several.
+        pub rule: Option<Cow<'a, str>>,
     }
 }
 

@@ -2,12 +2,16 @@
 //! comes twice changes nothing.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use schemas::{MAX_ENTITIES, Micros, Window};
 use uuid::Uuid;
 
 use super::state::{Evidence, Incident, MAX_EVIDENCE, NameValue, Status};
 use crate::encode::quarantine::clean;
+
+/// Rules of which the first event is kept: as many as a correlation may name.
+const MAX_RULES: usize = 64;
 
 /// What a window did to an incident.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,17 +99,28 @@ impl Incident {
     }
 }
 
-/// Sorts, drops what is there twice, and cuts the middle out. Returns whether it had to.
+/// Sorts, drops what is there twice, and cuts the middle out, but for the first of each rule. Returns whether it had to.
 ///
-/// The first half of all is among the first half of every part, so the result does not depend on the order of merging.
+/// The first half of all is among the first half of every part, and the first of a rule is the first in its part, so the
+/// result does not depend on the order of merging.
 fn sort_and_cut(evidence: &mut Vec<Evidence>) -> bool {
     evidence.sort_unstable();
     evidence.dedup();
-    let cut = evidence.len() > MAX_EVIDENCE;
-    if cut {
-        evidence.drain(MAX_EVIDENCE / 2..evidence.len() - MAX_EVIDENCE / 2);
-    }
-    cut
+    let half = MAX_EVIDENCE / 2;
+    let last = evidence.len().saturating_sub(half);
+    let mut rules: BTreeSet<String> = BTreeSet::new();
+    let mut at = 0;
+    let before = evidence.len();
+    evidence.retain(|event| {
+        let end = at < half || at >= last;
+        at += 1;
+        let first_of_rule = match &event.rule {
+            Some(rule) if rules.len() < MAX_RULES && !rules.contains(rule) => rules.insert(rule.clone()),
+            _ => false,
+        };
+        end || first_of_rule
+    });
+    evidence.len() < before
 }
 
 fn bounded(mut entities: Vec<NameValue>) -> Vec<NameValue> {
@@ -139,6 +154,7 @@ mod tests {
             offset: time,
             index: 0,
             time: Micros(time),
+            rule: (time % 7 == 0).then(|| format!("rule {}", time % 5).into()),
         };
         Window {
             rule_id: "r".into(),
@@ -174,9 +190,27 @@ mod tests {
     fn the_middle_of_much_evidence_is_cut_out() {
         let incident = merged(&[(1, (0..80).collect()), (2, (80..160).collect())]);
         let times: Vec<i64> = incident.evidence.iter().map(|evidence| evidence.time).collect();
+        // Every rule has one of the first fifty.
         assert_eq!(times, (0..50).chain(110..160).collect::<Vec<_>>());
         assert!(incident.evidence_truncated);
         assert_eq!(incident.entities.len(), MAX_ENTITIES);
+    }
+
+    #[test]
+    fn the_first_event_of_each_rule_is_kept() {
+        let mut windows = vec![window(&(0..160).map(|n| n * 10 + 1).collect::<Vec<_>>())];
+        windows[0].evidence.iter_mut().for_each(|event| event.rule = Some("a".into()));
+        windows.push(windows[0].clone());
+        windows[1]
+            .evidence
+            .iter_mut()
+            .for_each(|event| (event.time.0, event.rule) = (event.time.0 + 701, Some("b".into())));
+        let mut incident = open("demo", Uuid::nil(), Micros(1), &windows[0]);
+        merge(&mut incident, Micros(2), &windows[1]);
+        let first = |rule: &str| {
+            incident.evidence.iter().find(|evidence| evidence.rule.as_deref() == Some(rule)).unwrap().time
+        };
+        assert_eq!((first("a"), first("b"), incident.evidence.len()), (1, 702, MAX_EVIDENCE + 1));
     }
 
     #[test]

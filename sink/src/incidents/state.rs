@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::encode::quarantine::clean;
 use crate::encode::time;
 
-/// Evidence kept: the first half of this and the last half, by time.
+/// Evidence kept: the first half of this and the last half, by time; beside that the first of each rule.
 pub const MAX_EVIDENCE: usize = 2 * schemas::EVIDENCE_EACH_END;
 
 /// Where an incident is in its life.
@@ -87,11 +87,14 @@ pub struct Evidence {
     pub index: i32,
     /// Its time, microseconds since 1970.
     pub time: i64,
+    /// The rule that matched it, where the incident's rule asks for several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }
 
 impl Evidence {
-    fn key(&self) -> (i64, &str, i32, i64, i32) {
-        (self.time, &self.stream, self.partition, self.offset, self.index)
+    fn key(&self) -> (i64, &str, i32, i64, i32, Option<&str>) {
+        (self.time, &self.stream, self.partition, self.offset, self.index, self.rule.as_deref())
     }
 }
 
@@ -115,6 +118,7 @@ impl From<&EventRef<'_>> for Evidence {
             offset: event.offset,
             index: event.index,
             time: event.time.0,
+            rule: event.rule.as_deref().map(|rule| clean(rule).into_owned()),
         }
     }
 }

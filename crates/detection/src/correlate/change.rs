@@ -15,7 +15,7 @@ use crate::rule::Meta;
 /// Who makes these changes.
 const ACTOR: &str = "correlate";
 
-/// The whole state of an incident. Its change id is derived from its content: the same state published twice is the
+/// The whole state of an incident; `rules` are those that its correlation tells apart, if it does. Its change id is derived from its content: the same state published twice is the
 /// same change.
 pub(super) fn whole_state<'a>(
     episode: &'a Episode,
@@ -23,9 +23,13 @@ pub(super) fn whole_state<'a>(
     org: &'a str,
     meta: &'a Meta,
     group_key: Vec<Pair<'a>>,
+    rules: Option<&'a [String]>,
     now: Micros,
 ) -> IncidentChange<'a> {
-    let (evidence, evidence_truncated) = evidence(episode);
+    let (evidence, evidence_truncated) = match rules {
+        Some(rules) => by_rule(episode, rules),
+        None => evidence(episode),
+    };
     let texts = |list: &'a [String]| list.iter().map(|text| Cow::Borrowed(text.as_str())).collect();
     let window = Window {
         rule_id: Cow::Borrowed(&meta.id),
@@ -82,18 +86,42 @@ fn evidence(episode: &Episode) -> (Vec<EventRef<'static>>, bool) {
     let kept: BTreeSet<&Mark> = episode.head().iter().chain(episode.tail()).collect();
     let mut places = BTreeSet::new();
     let mut events: Vec<&Mark> = kept.iter().copied().filter(|mark| places.insert(mark.place)).collect();
-    let others = episode.events > kept.len() as u64 || events.len() > 2 * EVIDENCE_EACH_END;
-    if others {
-        // An event that several rules matched stands between the two ends at most once more.
-        let last = events.len().saturating_sub(EVIDENCE_EACH_END).max(EVIDENCE_EACH_END.min(events.len()));
-        events.drain(EVIDENCE_EACH_END.min(events.len())..last);
+    let middle = EVIDENCE_EACH_END.min(events.len())..events.len().saturating_sub(EVIDENCE_EACH_END);
+    let others = episode.events > kept.len() as u64 || middle.start < middle.end;
+    if middle.start < middle.end {
+        events.drain(middle);
     }
-    let references = events.iter().map(|mark| EventRef {
+    (events.into_iter().map(|mark| reference(mark, None)).collect(), others)
+}
+
+/// The same, and the first event of each rule; an event that several matched is there for each of them.
+fn by_rule<'a>(episode: &Episode, rules: &'a [String]) -> (Vec<EventRef<'a>>, bool) {
+    let rule =
+        |mark: &Mark| usize::try_from(mark.value).ok().and_then(|at| rules.get(at)).map(String::as_str);
+    let order = |mark: &&Mark| (mark.time, mark.place, rule(mark));
+    let mut events: Vec<&Mark> =
+        episode.head().iter().chain(episode.tail()).chain(episode.firsts()).collect();
+    events.sort_unstable_by_key(order);
+    events.dedup();
+    let last = events.len().saturating_sub(EVIDENCE_EACH_END);
+    let mut seen = BTreeSet::new();
+    let mut at = 0;
+    events.retain(|mark| {
+        let end = at < EVIDENCE_EACH_END || at >= last;
+        at += 1;
+        seen.insert(mark.value) || end
+    });
+    let others = episode.events > events.len() as u64;
+    (events.into_iter().map(|mark| reference(mark, rule(mark))).collect(), others)
+}
+
+fn reference<'a>(mark: &Mark, rule: Option<&'a str>) -> EventRef<'a> {
+    EventRef {
         stream: Cow::Borrowed(mark.place.stream.name()),
         partition: mark.place.partition,
         offset: mark.place.offset,
         index: mark.place.index,
         time: Micros(mark.time),
-    });
-    (references.collect(), others)
+        rule: rule.map(Cow::Borrowed),
+    }
 }

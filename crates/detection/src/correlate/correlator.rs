@@ -80,6 +80,10 @@ pub struct Correlator {
     watermarks: Watermarks,
     /// How far event time has got; the least there is until that is known.
     watermark: i64,
+    /// Windows are being rebuilt: the watermark waits until they are, for of some sources it may not have been read yet.
+    rebuilding: bool,
+    /// How far it is then.
+    pending: i64,
     /// Groups that wait for the watermark, by when it decides about them.
     due: BTreeSet<(i64, Box<[u8]>)>,
     seen: Seen,
@@ -101,6 +105,8 @@ impl Correlator {
             high_water: AHashMap::new(),
             watermarks: Watermarks::default(),
             watermark: i64::MIN,
+            rebuilding: false,
+            pending: i64::MIN,
             due: BTreeSet::new(),
             seen: Seen::new(SEEN_UIDS),
             fired: Vec::new(),
@@ -320,6 +326,10 @@ impl Correlator {
     /// No event of before `time`, allowed lateness aside, is expected any more: decides what has waited for that. Returns
     /// how many incidents fired.
     pub fn advance(&mut self, time: Micros) -> u64 {
+        if self.rebuilding {
+            self.pending = time.0;
+            return 0;
+        }
         self.watermark = self.watermark.max(time.0);
         let mut fired = 0;
         while self.due.first().is_some_and(|(due, _)| *due < self.watermark) {
@@ -364,10 +374,12 @@ impl Correlator {
             let Some((number, org)) = key::owner(&key) else { continue };
             let Some(slot) = self.slots.get(number) else { continue };
             let Some(org) = self.groups.org_name(org).map(str::to_owned) else { continue };
-            let (meta, bucket, waits, names) = match (rules.known(&slot.id), slot.counted) {
-                (Some(Known::Alert(meta)), Counted::Alerts) => (meta, ALERT_BUCKET, false, None),
-                (Some(Known::Correlation(rule, _)), Counted::Windows { threshold, .. }) => {
-                    (&rule.meta, rule.timespan, threshold.waits(), Some(rule.group_by.as_slice()))
+            let (meta, bucket, waits, names, told_apart) = match (rules.known(&slot.id), slot.counted) {
+                (Some(Known::Alert(meta)), Counted::Alerts) => (meta, ALERT_BUCKET, false, None, None),
+                (Some(Known::Correlation(rule, link)), Counted::Windows { threshold, .. }) => {
+                    let told_apart = (threshold.rules > 0).then_some(link.members.as_slice());
+                    let names = Some(rule.group_by.as_slice());
+                    (&rule.meta, rule.timespan, threshold.waits(), names, told_apart)
                 }
                 _ => continue,
             };
@@ -387,7 +399,7 @@ impl Correlator {
                         return;
                     }
                     episode.flags |= cut;
-                    publish(&whole_state(episode, id, &org, meta, group_key.clone(), now));
+                    publish(&whole_state(episode, id, &org, meta, group_key.clone(), told_apart, now));
                     for &before in episode.published.iter().filter(|&&before| before != id) {
                         publish(&merged(before, id, &org, now));
                     }
@@ -403,8 +415,15 @@ impl Correlator {
         }
     }
 
+    /// What comes until [`Correlator::settle`] has been published before a restart.
+    pub fn rebuild(&mut self) {
+        self.rebuilding = true;
+    }
+
     /// Takes everything so far for published: the changes that signals before a restart made.
     pub fn settle(&mut self) {
+        self.rebuilding = false;
+        self.advance(Micros(self.pending));
         self.publish(When::Changed, Micros(0), &mut |_| {});
     }
 

@@ -102,6 +102,11 @@ impl Episode {
         &self.tail
     }
 
+    /// The first event of each of the first distinct values.
+    pub(super) fn firsts(&self) -> &[Mark] {
+        self.more.as_ref().map_or(&[], |more| &more.firsts)
+    }
+
     /// The last event of each of the last distinct values.
     pub(super) fn lasts(&self) -> &[Mark] {
         self.more.as_ref().map_or(&[], |more| &more.lasts)
@@ -229,7 +234,7 @@ impl Episode {
 
 impl More {
     fn add(&mut self, mark: Mark, threshold: &Threshold) {
-        if threshold.measure == Measure::Distinct {
+        if threshold.measure != Measure::Weight {
             let most = threshold.distinct();
             keep_first(&mut self.firsts, mark, most);
             keep_last(&mut self.lasts, mark, most);

@@ -21,6 +21,8 @@ pub(super) struct Threshold {
     pub condition: Condition,
     /// How far behind the newest event of its group one may be to be taken in, microseconds.
     pub horizon: i64,
+    /// How many rules are told apart, where rules are what is counted; else 0.
+    pub rules: usize,
     /// Marks an episode keeps at each end.
     pub keep: usize,
     /// Events outside of episodes past which repeated values are thinned out.
@@ -37,8 +39,10 @@ impl Threshold {
             Kind::TemporalOrdered => Measure::Sequence(rule.rules.len() as u64),
         };
         let least = usize::try_from(rule.condition.least).unwrap_or(usize::MAX);
-        // An event may match several of the rules: so many more marks make the same number of events.
-        let rules = if measure == Measure::Weight { 1 } else { rule.rules.len() };
+        let rules = match rule.kind {
+            Kind::EventCount | Kind::ValueCount(_) => 0,
+            Kind::Temporal | Kind::TemporalOrdered => rule.rules.len(),
+        };
         let horizon = rule.timespan.saturating_add(link.before).saturating_add(ALLOWED_LATENESS);
         // Fewer than the threshold fit into each timespan.
         let spans = usize::try_from(horizon / rule.timespan.max(1)).unwrap_or(usize::MAX).saturating_add(2);
@@ -47,9 +51,13 @@ impl Threshold {
             measure,
             condition: rule.condition,
             horizon,
+            rules,
             keep: match measure {
                 Measure::Weight => least.max(EVIDENCE_EACH_END),
-                Measure::Distinct | Measure::Sequence(_) => EVIDENCE_EACH_END.saturating_mul(rules),
+                // An event may be there for each of several rules: so many more marks make the same number of events.
+                Measure::Distinct if rules == 0 => EVIDENCE_EACH_END.saturating_mul(rule.rules.len()),
+                // Where the ends are cut, those of one event are put in another order.
+                Measure::Distinct | Measure::Sequence(_) => EVIDENCE_EACH_END.saturating_add(rules),
             },
             capacity: least.saturating_mul(HELD_FOR_EACH).saturating_mul(spans).saturating_add(HELD_AT_LEAST),
             chained: !link.consumers.is_empty(),
@@ -71,8 +79,9 @@ impl Threshold {
         self.measure != Measure::Weight || self.waits() || self.chained
     }
 
-    /// Distinct values that make a window count enough.
+    /// Distinct values of which an episode keeps the first and last events: those that make a window count enough, and of
+    /// rules all.
     pub(super) fn distinct(&self) -> usize {
-        usize::try_from(self.condition.least).unwrap_or(usize::MAX)
+        usize::try_from(self.condition.least).unwrap_or(usize::MAX).max(self.rules)
     }
 }

@@ -15,10 +15,14 @@ use crate::Rules;
 /// Group, first and last time, count.
 type Summary = BTreeSet<(String, i64, i64, i64)>;
 
+type Expected = Box<dyn Fn(&[Seen]) -> Summary>;
+/// Whether a count satisfies a condition with these bounds.
+type Holds = fn(count: i64, low: i64, high: i64) -> bool;
+
 /// A set of correlations, one of which is looked at, and what its incidents are by definition.
 struct Case {
     documents: String,
-    expected: Box<dyn Fn(&[Seen]) -> Summary>,
+    expected: Expected,
     /// Longest that an event's windows reach, seconds.
     reach: i64,
 }
@@ -220,7 +224,7 @@ fn bursts_of_bursts(schedule: &mut Schedule) -> Case {
 fn bounded(schedule: &mut Schedule) -> Case {
     let span = schedule.within(1, 60);
     let (low, high) = (schedule.within(1, 4), schedule.within(4, 7));
-    let conditions: [(String, i64, fn(i64, i64, i64) -> bool); 5] = [
+    let conditions: [(String, i64, Holds); 5] = [
         (format!("lt: {high}"), 1, |count, _, high| count < high),
         (format!("gt: {}, lte: {high}", low - 1), low, |count, low, high| count >= low && count <= high),
         (format!("eq: {low}"), low, |count, low, _| count == low),

@@ -135,13 +135,19 @@ impl Incidents {
     }
 }
 
-/// The first and last evidence, oldest first.
+/// The first and last evidence and the first of each rule, oldest first.
 fn ends<'a>(all: impl Iterator<Item = &'a EventRef<'static>>) -> Vec<EventRef<'static>> {
-    let sorted: BTreeMap<(i64, i32, i32), EventRef<'static>> =
-        all.map(|event| ((event.time.0, event.partition, event.index), event.clone())).collect();
+    let sorted: BTreeMap<_, EventRef<'static>> = all
+        .map(|event| ((event.time.0, event.partition, event.index, event.rule.clone()), event.clone()))
+        .collect();
     let all: Vec<EventRef<'static>> = sorted.into_values().collect();
-    let last = all.len().saturating_sub(EVIDENCE_EACH_END).max(EVIDENCE_EACH_END.min(all.len()));
-    all.iter().take(EVIDENCE_EACH_END).chain(&all[last..]).cloned().collect()
+    let last = all.len().saturating_sub(EVIDENCE_EACH_END);
+    let mut rules = BTreeSet::new();
+    let kept = all.iter().enumerate().filter(|(at, event)| {
+        let first_of_rule = event.rule.as_ref().is_some_and(|rule| rules.insert(rule.clone()));
+        *at < EVIDENCE_EACH_END || *at >= last || first_of_rule
+    });
+    kept.map(|(_, event)| event.clone()).collect()
 }
 
 /// (group, first, last, count) of every incident, by definition: unions of overlapping windows that weigh enough.

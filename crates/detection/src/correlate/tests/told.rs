@@ -73,6 +73,24 @@ fn what_feeds_a_correlation_is_silent_unless_it_says_generate() {
     );
 }
 
+#[test]
+fn evidence_shows_an_event_of_each_rule() {
+    let temporal = "title: t\nid: t\nlevel: high\ncorrelation:\n  type: temporal_ordered\n  rules: [a, b]\n  \
+        group-by: [src_ip]\n  timespan: 1h\n---\n";
+    let mut events: Vec<Seen> = (0..400).map(|second| seen(second, 'a')).collect();
+    events[200].kind = 'b';
+    let [window] = incidents(temporal, &events).try_into().unwrap();
+    assert!(window.evidence_truncated && window.count == 400);
+    let of_b: Vec<i64> = window
+        .evidence
+        .iter()
+        .filter(|event| event.rule.as_deref() == Some("b"))
+        .map(|event| event.time.0)
+        .collect();
+    assert_eq!(of_b, [events[200].time]);
+    assert_eq!(window.evidence.len(), 2 * crate::EVIDENCE_EACH_END + 1);
+}
+
 fn watermark(partition: i32, time: i64) -> Watermark<'static> {
     let source = Source { topic_id: Uuid::nil(), partition, from: 0, offset: 0 };
     Watermark { stream: Stream::Events.name().into(), source, event_time: Micros(time), idle: false }

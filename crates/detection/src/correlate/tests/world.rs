@@ -169,6 +169,7 @@ impl Lane {
     /// if it were new.
     pub(super) fn restart(&mut self, incidents: &mut Incidents) {
         self.correlator = Correlator::new(self.rules.clone());
+        self.correlator.rebuild();
         let log = std::mem::take(&mut self.log);
         let (before, after) = log.split_at(self.committed);
         if self.without != Without::Rebuild {

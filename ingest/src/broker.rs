@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kafka::{Admin, Class, Outgoing, Producer, ProducerOptions, SendError};
+use kafka::{Acks, Admin, Class, Outgoing, Producer, ProducerOptions, SendError};
 use schemas::Stream;
 use service::{Dependency, Shutdown};
 
@@ -45,6 +45,7 @@ impl Broker {
             linger: PRODUCER_LINGER,
             max_buffered_bytes: MAX_BUFFERED_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,
+            acks: if service::guard_is_off("ingest.acks_all") { Acks::Leader } else { Acks::All },
             ..ProducerOptions::new("tidewatch-ingest")
         };
         Ok(Self {

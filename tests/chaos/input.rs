@@ -46,17 +46,23 @@ pub struct Input {
 impl Input {
     /// Writes the files.
     pub fn write(seed: u64) -> Result<Input> {
+        Self::write_as(seed, "")
+    }
+
+    /// The same, with something before the name of each file: for a second input beside the first.
+    pub fn write_as(seed: u64, prefix: &str) -> Result<Input> {
         let directory = tempfile::tempdir().context("a directory for the input")?;
         let mut rng = StdRng::seed_from_u64(seed);
         let until = Timestamp::now() - SignedDuration::from_secs(60);
         let mut files = Vec::new();
         for number in 0..EVENT_FILES {
-            let run = format!("events-{number}");
+            let run = format!("{prefix}events-{number}");
             let lines = (0..EVENTS_EACH).map(|seq| event(&run, seq, until, &mut rng));
             files.push(write(directory.path(), &run, lines, false)?);
         }
-        let lines = (0..FINDINGS).map(|seq| finding("findings", seq, until, &mut rng));
-        files.push(write(directory.path(), "findings", lines, true)?);
+        let run = format!("{prefix}findings");
+        let lines = (0..FINDINGS).map(|seq| finding(&run, seq, until, &mut rng));
+        files.push(write(directory.path(), &run, lines, true)?);
         Ok(Input { _directory: directory, files })
     }
 

@@ -45,5 +45,7 @@ pub use consumer::{
 };
 pub use error::{Class, Error};
 pub use ledger::{Ledger, Overlap};
-pub use producer::{Completion, FlushTimeout, Outgoing, Producer, ProducerOptions, ProducerStats, SendError};
+pub use producer::{
+    Acks, Completion, FlushTimeout, Outgoing, Producer, ProducerOptions, ProducerStats, SendError,
+};
 pub use record::{Record, TimestampKind, TopicPartition};

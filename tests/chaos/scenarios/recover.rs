@@ -20,7 +20,7 @@ pub async fn resumes(session: &Session) -> Result<()> {
     let database = system.database().await?;
     let clock: String = database.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
     let started = Instant::now();
-    system.revive()?;
+    system.revive().await?;
     let committed = "SELECT count(*) FROM sink_ledger WHERE committed_at > $1::text::timestamptz";
     while database.query_one(committed, &[&clock]).await?.get::<_, i64>(0) == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;

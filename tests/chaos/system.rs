@@ -97,7 +97,8 @@ impl System {
         self.push(input, rate, true)
     }
 
-    /// The same without keys, by which the sink would know repeats too: for faults that make nobody push again.
+    /// The same without keys, by which the sink would know repeats too and hide what else is doubled: for faults that make
+    /// nobody push again.
     pub fn feed_without_keys(&self, input: &Input, rate: u32) -> Result<Feed> {
         self.push(input, rate, false)
     }

@@ -39,7 +39,7 @@ pub async fn stopped_in_copy(session: &Session) -> Result<()> {
     let passes = session.rng("postgres-copy").random_range(2..10);
     let failpoints = format!("sink.copied={passes}*off->1*sleep(4000)");
     let (mut own, _proxy, mut system) = behind_proxy(session, "postgres-copy", &failpoints).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let database = system.database().await?;
     let waiting = "SELECT count(*) FROM pg_stat_activity
                    WHERE state = 'idle in transaction' AND clock_timestamp() - state_change > interval '1 second'";
@@ -60,7 +60,7 @@ pub async fn stopped_in_copy(session: &Session) -> Result<()> {
 pub async fn stopped_in_commit(session: &Session) -> Result<()> {
     let mut rng = session.rng("postgres-commit");
     let (mut own, proxy, mut system) = behind_proxy(session, "postgres-commit", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let mut stops = 0;
     for _ in 0..3 {
         system.pass(Duration::from_millis(rng.random_range(300..1_500))).await?;
@@ -82,7 +82,7 @@ pub async fn stopped_in_commit(session: &Session) -> Result<()> {
 pub async fn answer_lost(session: &Session) -> Result<()> {
     let mut rng = session.rng("postgres-answer-lost");
     let (_own, proxy, mut system) = behind_proxy(session, "postgres-answer-lost", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     for _ in 0..4 {
         system.pass(Duration::from_millis(rng.random_range(500..1_500))).await?;
         proxy.lose_answers(rng.random_range(1..3));
@@ -95,7 +95,7 @@ pub async fn answer_lost(session: &Session) -> Result<()> {
 
 pub async fn black_hole(session: &Session) -> Result<()> {
     let (_own, proxy, mut system) = behind_proxy(session, "postgres-black-hole", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     proxy.black_hole(true);
     system.pass(Duration::from_secs(10)).await?;
@@ -110,7 +110,7 @@ pub async fn black_hole(session: &Session) -> Result<()> {
 pub async fn restarted(session: &Session) -> Result<()> {
     let mut rng = session.rng("postgres-restart");
     let (mut own, _proxy, mut system) = behind_proxy(session, "postgres-restart", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     for _ in 0..3 {
         system.pass(Duration::from_millis(rng.random_range(500..2_500))).await?;
         own.postgres.restart().await?;
@@ -122,7 +122,7 @@ pub async fn restarted(session: &Session) -> Result<()> {
 
 pub async fn locked(session: &Session) -> Result<()> {
     let mut system = session.system(Wishes::default()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     let database = system.database().await?;
     database.batch_execute("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await?;
@@ -138,7 +138,7 @@ pub async fn standby(session: &Session) -> Result<()> {
     let name = "postgres-standby";
     let (own, proxy, mut system) = behind_proxy(session, name, "").await?;
     let standby = own.standby(session, name).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     let primary = proxy.redirect(address(&standby)?);
     proxy.cut();
@@ -210,7 +210,7 @@ pub async fn disk_full(session: &Session) -> Result<()> {
     let disk = SmallDisk::mount()?;
     let mut own = session.own_at(name, Some(disk.path.join("postgres"))).await?;
     let mut system = session.system_on(&own, name, Wishes::default()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     disk.fill()?;
     system.pass(Duration::from_secs(8)).await?;

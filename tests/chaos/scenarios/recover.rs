@@ -14,7 +14,7 @@ const RESUME: Duration = Duration::from_secs(2);
 /// The same sink, started again at once.
 pub async fn resumes(session: &Session) -> Result<()> {
     let mut system = session.system(Wishes::default()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(2_000).await?;
     system.services().process("sink")?.kill().await?;
     let database = system.database().await?;
@@ -35,7 +35,7 @@ pub async fn resumes(session: &Session) -> Result<()> {
 /// Another sink, which finds out by the group.
 pub async fn standby(session: &Session) -> Result<()> {
     let mut system = two_sinks(session, String::new()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(2_000).await?;
     // Not to be started again.
     system.services().kill("sink").await?;

@@ -46,7 +46,7 @@ async fn stop_at(session: &Session, failpoint: &str, more: &str, prepare: Prepar
     let failpoints = format!("{failpoint}={passes}*off->1*return(stop);{more}");
     let mut system = two_sinks(session, failpoints).await?;
     prepare(&system).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let deadline = Instant::now() + STOP_PATIENCE;
     while !is_stopped(&mut system, "sink")? {
         ensure!(Instant::now() < deadline, "the sink has not come by its failpoint");
@@ -64,7 +64,7 @@ async fn stop_at(session: &Session, failpoint: &str, more: &str, prepare: Prepar
 pub async fn random(session: &Session) -> Result<()> {
     let wait = session.rng("zombie-random").random_range(1_000..5_000);
     let mut system = two_sinks(session, String::new()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1).await?;
     system.pass(Duration::from_millis(wait)).await?;
     system.services().process("sink")?.signal(Signal::SIGSTOP)?;

@@ -136,16 +136,25 @@ pub async fn take_over(system: &mut System) -> Result<()> {
     let stopped = Instant::now();
     let database = system.database().await?;
     let clock: String = database.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
+    let rows = database.query("SELECT kpart, epoch FROM sink_partition WHERE topic = 'events'", &[]).await?;
+    let (parts, epochs): (Vec<i32>, Vec<i64>) =
+        rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))).unzip();
+    let instances: Vec<String> = system.services().list().map(|(name, ..)| name.to_owned()).collect();
+    let other = instances.iter().find(|name| name.starts_with("sink-")).context("there is one sink only")?;
+    let events = system.name("events");
+    // Partitions that the other has keep their epochs.
+    let own = i64::try_from(system.assigned(other, &events).await?)?;
     let behind =
-        "SELECT count(*) FROM sink_partition WHERE topic = 'events' AND updated_at < $1::text::timestamptz";
+        "SELECT count(*) FROM sink_partition p JOIN unnest($1::int[], $2::bigint[]) AS before (kpart, epoch)
+                  USING (kpart) WHERE p.topic = 'events' AND p.epoch = before.epoch";
     let of_neighbour = "SELECT count(*) FROM sink_ledger WHERE committed_at > $1::text::timestamptz";
     let mut neighbour = None;
     loop {
-        let left: i64 = database.query_one(behind, &[&clock]).await?.get(0);
+        let left: i64 = database.query_one(behind, &[&parts, &epochs]).await?.get::<_, i64>(0) - own;
         if neighbour.is_none() && database.query_one(of_neighbour, &[&clock]).await?.get::<_, i64>(0) > 0 {
             neighbour = Some(stopped.elapsed());
         }
-        if left == 0 {
+        if left <= 0 {
             break;
         }
         if stopped.elapsed() > TAKEOVER {

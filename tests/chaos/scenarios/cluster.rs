@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tidewatch_dev::{Backends, Kafka, Postgres, Service};
 
+use crate::scenarios::kafka::fenced_at_most;
 use crate::session::{RATE, Session};
 use crate::system::{System, Wishes};
 
@@ -64,8 +65,7 @@ pub async fn loses_brokers(session: &Session) -> Result<()> {
     let both = async { tokio::try_join!(second.restart(), third.restart()).map(drop) };
     system.supervise(both).await?;
     session.conclude(&mut system, feed).await?;
-    // A coordinator that has lost its memory may take an instance for its own double and end it; it is started again.
-    ensure!(!system.deaths.iter().any(|name| name == "ingest"), "ingest died of it");
+    fenced_at_most(&system)?;
     system.stop().await?;
     postgres.kill().await?;
     Ok(())

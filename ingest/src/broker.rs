@@ -10,7 +10,7 @@ use service::{Dependency, Shutdown};
 
 use crate::config::Config;
 use crate::publish::{Publisher, Sink};
-use crate::receipt::{Failure, Shares};
+use crate::ticket::{At, Failure, Shares};
 
 /// A push's answer is not later than its records' fate, so a 503 mostly means that they are not stored.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -129,7 +129,7 @@ impl Sink for Records {
         service::failpoint("ingest.batch");
         let shares = match service::guard_is_off("ingest.delivery_first") {
             true => {
-                shares.settle(Ok(()));
+                shares.settle(Ok(At { partition, offset: -1 }));
                 Shares::default()
             }
             false => shares,
@@ -139,9 +139,9 @@ impl Sink for Records {
         let sent = self.producer.send(
             record,
             Box::new(move |outcome| match outcome {
-                Ok(_) => {
+                Ok(offset) => {
                     service::failpoint("ingest.acknowledged");
-                    shares.settle(Ok(()));
+                    shares.settle(Ok(At { partition, offset }));
                 }
                 Err(error) => {
                     if error.class() == Class::Transient {

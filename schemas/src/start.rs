@@ -217,7 +217,9 @@ mod tests {
         let accepted = Accepted { topic_id: ID, what: Decision::Gap { from: 10, to: 20 } };
         let text = "accepted gap 10..20 of topic 00000000-0000-0000-0000-000000000001";
         assert_eq!(accepted.to_string(), text);
-        for other in ["", "accepted", "accepted gap 10..20", &text.replace("10..", "-1.."), &format!("{text} ")] {
+        for other in
+            ["", "accepted", "accepted gap 10..20", &text.replace("10..", "-1.."), &format!("{text} ")]
+        {
             assert_eq!(other.parse::<Accepted>(), Err(NotAccepted), "{other}");
         }
     }
@@ -271,10 +273,7 @@ mod tests {
         assert_eq!(at(Some((30, &gap)), last()), Ok(Some(30)));
         assert_eq!(at(Some((30, &gap)), Some(source(ID, 9))), Ok(Some(30)));
         // It lost more.
-        assert_eq!(
-            at(Some((5, &text(ID, Decision::Topic))), last()),
-            Err(Broken::Gap { from: 5, to: 30 })
-        );
+        assert_eq!(at(Some((5, &text(ID, Decision::Topic))), last()), Err(Broken::Gap { from: 5, to: 30 }));
     }
 
     #[test]
@@ -288,8 +287,12 @@ mod tests {
     #[test]
     fn the_source_is_at_the_beginning() {
         let source = source(ID, 7);
-        let batch =
-            EventBatch { source: source.clone(), events: Vec::new(), rejects: Vec::new(), pushes: Vec::new() };
+        let batch = EventBatch {
+            source: source.clone(),
+            events: Vec::new(),
+            rejects: Vec::new(),
+            pushes: Vec::new(),
+        };
         let mut payload = Vec::new();
         crate::encode(&batch, &mut payload);
         assert_eq!(source_of(Stream::Events, &payload), Ok(source));

@@ -184,6 +184,11 @@ async fn a_partition_is_read_from_an_offset_until_something_is_found() {
     assert_eq!(find(1, 0, 2).await.unwrap(), Some(1));
     assert_eq!(find(1, 0, 3).await.unwrap(), None);
     assert_eq!(find(1, 3, 3).await.unwrap(), None);
+    admin.delete_records(&topic, 0, 40).await.unwrap();
+    assert_eq!(admin.watermarks(&topic, 0).await.unwrap(), (40, 100));
+    assert!(find(0, 39, 99).await.is_err());
+    assert_eq!(find(0, 40, 99).await.unwrap(), Some(99));
+    assert!(admin.delete_records(&topic, 0, 101).await.is_err());
     let error = admin.scan(&args.topic("absent"), 0, 0, |_| Some(())).await.unwrap_err();
     assert!(error.is_unknown_topic(), "{error}");
 }

@@ -50,7 +50,8 @@ impl Admin {
     /// No broker answered, or the group has members; nothing, or a part, has been set.
     pub async fn set_committed(&self, group: &str, positions: &[(TopicPartition, i64)]) -> Result<(), Error> {
         let (group, positions) = (group.to_owned(), positions.to_vec());
-        self.blocking("setting committed offsets", move |inner| inner.set_committed(&group, &positions, "")).await
+        self.blocking("setting committed offsets", move |inner| inner.set_committed(&group, &positions, ""))
+            .await
     }
 
     /// [`set_committed`](Self::set_committed) of one partition, with a text beside the offset, which is there until a member

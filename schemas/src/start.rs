@@ -13,6 +13,9 @@ use crate::avro::{Field, Reader};
 use crate::framing::Record;
 use crate::{DecodeError, EventBatch, FindingBatch, Source, Stream, current_body};
 
+/// Consumer group of enrich, without prefix; each raw topic has one of its own that begins so.
+pub const ENRICH_GROUP: &str = "tidewatch-enrich";
+
 /// What an enriched record of a stream was made from. Only its beginning is read.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::{
@@ -162,8 +163,11 @@ async fn a_partition_is_read_from_an_offset_until_something_is_found() {
     let admin = Admin::new(&args).unwrap();
     let topic = topic(&args, "events", 2).await;
     let find = async |partition: i32, start: i64, wanted: i64| {
-        let look = move |record: Record| (number(&record) == wanted).then_some(record.offset);
-        admin.scan(&topic, partition, start, look).await
+        let look = move |found: &mut Option<i64>, record: Record| {
+            *found = (number(&record) == wanted).then_some(record.offset);
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        admin.scan(&topic, partition, start, None, look).await
     };
     assert_eq!(find(0, 0, 7).await.unwrap(), None);
     send_numbers(&producer(&args), &topic, 0, 0..100).await;
@@ -189,7 +193,8 @@ async fn a_partition_is_read_from_an_offset_until_something_is_found() {
     assert!(find(0, 39, 99).await.is_err());
     assert_eq!(find(0, 40, 99).await.unwrap(), Some(99));
     assert!(admin.delete_records(&topic, 0, 101).await.is_err());
-    let error = admin.scan(&args.topic("absent"), 0, 0, |_| Some(())).await.unwrap_err();
+    let error =
+        admin.scan(&args.topic("absent"), 0, 0, (), |(), _| ControlFlow::Break(())).await.unwrap_err();
     assert!(error.is_unknown_topic(), "{error}");
 }
 

@@ -32,7 +32,9 @@ impl Asked {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Records are missing, and the topic is the same.
-    #[error("{target}: {what}. That is a gap, not a new topic: run `tidewatch-partitions accept --gap {target}`")]
+    #[error(
+        "{target}: {what}. That is a gap, not a new topic: run `tidewatch-partitions accept --gap {target}`"
+    )]
     IsGap {
         /// Where.
         target: Target,
@@ -129,7 +131,8 @@ pub(super) fn sink_move(
     let (place, at) = (held.place, Point::of(held));
     let target = Target::Sink(place);
     let due = held.next_source.unwrap_or_default();
-    let moved = |to: Point, skipped: i64, skipped_raw: i64| SinkMove { to, skipped, skipped_raw, again: None };
+    let moved =
+        |to: Point, skipped: i64, skipped_raw: i64| SinkMove { to, skipped, skipped_raw, again: None };
     let what = || describe(held, log, situation);
     Ok(match (asked, *situation) {
         (_, Situation::Fine) | (Asked::Gap, Situation::NewRawLater { .. }) => None,
@@ -198,7 +201,9 @@ pub(super) fn describe(held: &Held, log: Log, situation: &Situation) -> String {
             match then {
                 Then::Gap { from } => format!("{lost}; they held raw offsets {due} to {from}"),
                 Then::Continues if held.next_source.is_some() => {
-                    format!("{lost}; what follows continues raw offset {due}: they held nothing that is missing")
+                    format!(
+                        "{lost}; what follows continues raw offset {due}: they held nothing that is missing"
+                    )
                 }
                 Then::Nothing if held.next_source.is_some() => {
                     format!("{lost}; which raw offsets they held will be seen from the next record")
@@ -215,8 +220,11 @@ pub(super) fn describe(held: &Held, log: Log, situation: &Situation) -> String {
         Situation::NewRaw { to, topic_id, new_log, .. } => {
             let known = held.topic_id.map_or("none".to_owned(), |id| id.to_string());
             let both = if new_log { "; this topic was created anew, too" } else { "" };
-            let removed = if !new_log && at < low { "; Kafka has removed unread records before it" } else { "" };
-            format!("the record at offset {to} comes from raw topic {topic_id}, earlier ones from {known}{both}{removed}")
+            let removed =
+                if !new_log && at < low { "; Kafka has removed unread records before it" } else { "" };
+            format!(
+                "the record at offset {to} comes from raw topic {topic_id}, earlier ones from {known}{both}{removed}"
+            )
         }
     }
 }
@@ -249,12 +257,9 @@ pub(super) fn raw_move(
             accepted: accepted(Decision::Gap { from, to }),
             skipped: to - from,
         }),
-        (Asked::NewTopic, Broken::AnotherTopic { .. } | Broken::Beyond { .. }) => Some(RawMove {
-            from: None,
-            to: raw.low,
-            accepted: accepted(Decision::Topic),
-            skipped: raw.low,
-        }),
+        (Asked::NewTopic, Broken::AnotherTopic { .. } | Broken::Beyond { .. }) => {
+            Some(RawMove { from: None, to: raw.low, accepted: accepted(Decision::Topic), skipped: raw.low })
+        }
         (_, Broken::Truncated { at, end }) => return Err(Refusal::Truncated { target, at, end }),
         (Asked::Gap, _) => return Err(Refusal::IsNewTopic { target, what: what() }),
         (Asked::NewTopic, _) => return Err(Refusal::IsGap { target, what: what() }),

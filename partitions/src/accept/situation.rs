@@ -223,7 +223,12 @@ pub(super) mod tests {
     const FOREIGN: Uuid = Uuid::nil();
 
     fn source((_, topic_id, from, offset): &Told) -> Option<Source> {
-        (*topic_id != FOREIGN).then_some(Source { topic_id: *topic_id, partition: 2, from: *from, offset: *offset })
+        (*topic_id != FOREIGN).then_some(Source {
+            topic_id: *topic_id,
+            partition: 2,
+            from: *from,
+            offset: *offset,
+        })
     }
 
     /// At offset 10 and raw offset 100 of the old topic.
@@ -279,7 +284,12 @@ pub(super) mod tests {
     #[case::removed_then_new_raw_later(15, 17, &[(15, ID, 100, 100), (16, NEW, 0, 0)], Situation::Removed { to: 15, then: Then::Continues })]
     #[case::both_new(0, 1, &[(0, NEW, 0, 0)], Situation::NewRaw { to: 0, topic_id: NEW, from: 0, new_log: true })]
     #[case::both_new_and_grown_past_it(0, 11, &[(0, NEW, 0, 0), (9, NEW, 9, 9), (10, NEW, 10, 10)], Situation::NewRaw { to: 0, topic_id: NEW, from: 0, new_log: true })]
-    fn what_the_log_shows(#[case] low: i64, #[case] high: i64, #[case] log: &[Told], #[case] expected: Situation) {
+    fn what_the_log_shows(
+        #[case] low: i64,
+        #[case] high: i64,
+        #[case] log: &[Told],
+        #[case] expected: Situation,
+    ) {
         assert_eq!(look(held(), low, high, log, true), expected);
     }
 

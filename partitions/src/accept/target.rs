@@ -47,7 +47,9 @@ impl fmt::Display for Target {
 
 /// A text names no such partition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no partition such as events/2, findings/0, incidents/17, events.raw/2 or findings.raw/0 (without topic prefix)")]
+#[error(
+    "no partition such as events/2, findings/0, incidents/17, events.raw/2 or findings.raw/0 (without topic prefix)"
+)]
 pub struct InvalidTarget;
 
 impl FromStr for Target {
@@ -58,7 +60,8 @@ impl FromStr for Target {
             return Ok(Self::Sink(place));
         }
         let (topic, partition) = text.split_once('/').ok_or(InvalidTarget)?;
-        let stream = Stream::ALL.into_iter().find(|stream| stream.raw_topic() == topic).ok_or(InvalidTarget)?;
+        let stream =
+            Stream::ALL.into_iter().find(|stream| stream.raw_topic() == topic).ok_or(InvalidTarget)?;
         let partition = partition.parse::<u16>().map_err(|_| InvalidTarget)?;
         Ok(Self::Raw { stream, partition: partition.into() })
     }

@@ -79,7 +79,7 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     });
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let workers = Workers::start(threads, &shared).context("starting the threads that convert")?;
-    let group = config.kafka.group("tidewatch-enrich");
+    let group = config.kafka.group(schemas::start::ENRICH_GROUP);
     let raw = topics.iter().map(|topics| topics.raw.clone()).collect();
     let options = ConsumerOptions {
         max_buffered_bytes: MAX_READ_AHEAD_BYTES,

@@ -1,5 +1,6 @@
-//! Reading a partition from an offset until something is found.
+//! Reading a partition from an offset on.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
@@ -16,37 +17,40 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Admin {
-    /// Shows `look` the records of a partition from `start` on, in order, until it returns something; `None` at the end of
-    /// the log as it was when reading began. No group is joined and nothing committed.
+    /// Gives `step` the records of a partition from `start` on, in order, until it breaks or the log ends where it ended
+    /// when reading began; returns the state. No group is joined and nothing committed.
     ///
     /// # Errors
     /// No broker answered, there is no such partition, or it begins after `start`.
-    pub async fn scan<T: Send + 'static>(
+    pub async fn scan<S: Send + 'static>(
         &self,
         topic: &str,
         partition: i32,
         start: i64,
-        look: impl FnMut(Record) -> Option<T> + Send + 'static,
-    ) -> Result<Option<T>, Error> {
+        state: S,
+        step: impl FnMut(&mut S, Record) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<S, Error> {
         let topic = topic.to_owned();
-        self.blocking("reading a partition", move |inner| inner.scan(&topic, partition, start, look)).await
+        self.blocking("reading a partition", move |inner| inner.scan(&topic, partition, start, state, step))
+            .await
     }
 }
 
 impl Inner {
-    fn scan<T>(
+    fn scan<S>(
         &self,
         topic: &str,
         partition: i32,
         start: i64,
-        mut look: impl FnMut(Record) -> Option<T>,
-    ) -> Result<Option<T>, Error> {
+        mut state: S,
+        mut step: impl FnMut(&mut S, Record) -> ControlFlow<()>,
+    ) -> Result<S, Error> {
         let failed = |error: KafkaError| {
             Error::new(format!("reading {topic}[{partition}] from offset {start} on"), &error)
         };
         let (_, end) = self.watermarks(topic, partition)?;
         if start >= end {
-            return Ok(None);
+            return Ok(state);
         }
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(failed)?;
@@ -60,8 +64,8 @@ impl Inner {
                     heard = Instant::now();
                     let record = Record::from_message(&message, message.topic().into(), position);
                     position = record.position_after();
-                    if let Some(found) = look(record) {
-                        return Ok(Some(found));
+                    if step(&mut state, record).is_break() {
+                        break;
                     }
                 }
                 // What is left holds no record.
@@ -78,6 +82,6 @@ impl Inner {
                 return Err(failed(KafkaError::MessageConsumption(Code::OperationTimedOut)));
             }
         }
-        Ok(None)
+        Ok(state)
     }
 }

@@ -21,8 +21,7 @@ use crate::orgs::{create_org, list_orgs};
 use crate::plan::Horizon;
 use crate::run::{self, Settings};
 use crate::tokens::{Kind, create_token, list_tokens, revoke_token};
-use crate::topics::specs;
-use crate::{accept, output, tokens};
+use crate::{accept, output, tokens, topics};
 
 const NAME: &str = "tidewatch-partitions";
 const ADMIN_PORT: u16 = 9107;
@@ -38,7 +37,7 @@ enum Command {
     Apply(Apply),
     /// Show every partition
     List(List),
-    /// Make the Kafka topics that are missing
+    /// Make the Kafka topics that are missing, and grow those of the streams that have fewer partitions
     Topics(Topics),
     /// Prove on the live database that every raw record is accounted for once; ends with 1 where it is not
     Doctor(Doctor),
@@ -242,7 +241,7 @@ fn dispatch(command: Command) -> ExitCode {
         }
         Command::Doctor(args) => doctor(args),
         Command::Accept(args) => accept::run(&args),
-        Command::Topics(args) => topics(&args),
+        Command::Topics(args) => make_topics(&args),
         Command::Org(command) => org(command),
         Command::Token(command) => token(command),
     }
@@ -304,14 +303,11 @@ fn doctor(args: Doctor) -> ExitCode {
     })
 }
 
-fn topics(args: &Topics) -> ExitCode {
+fn make_topics(args: &Topics) -> ExitCode {
     service::once(NAME, &args.service, |context| async move {
         let admin = connect_kafka(&args.kafka, &context).await?;
-        let states = admin.ensure_topics(&specs(&args.kafka, args.partitions, args.replication)).await?;
-        let lines = states.iter().map(|state| {
-            let made = if state.created { "made" } else { "there already:" };
-            format!("{made} {}, {} partitions", state.name, state.partitions)
-        });
+        let made = topics::make(&admin, &args.kafka, args.partitions, args.replication).await?;
+        let lines = made.iter().map(ToString::to_string);
         print(&output::lines(lines, "no topics"))
     })
 }

@@ -153,6 +153,20 @@ impl Pipeline {
         self.deployment.services.syslog_address()
     }
 
+    /// Runs `tidewatch-partitions` on its database and topics until it ends; its output, which must be a success.
+    pub async fn partitions(&self, args: &[&str]) -> String {
+        let mut command = tokio::process::Command::new(self.binary("tidewatch-partitions"));
+        command
+            .args(args)
+            .env("TIDEWATCH_DATABASE_URL", self.deployment.database_url())
+            .env("TIDEWATCH_KAFKA_BROKERS", self.brokers())
+            .env("TIDEWATCH_TOPIC_PREFIX", self.topic(""));
+        let output = command.output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// `host:port` of the brokers.
     pub fn brokers(&self) -> &str {
         &self.deployment.services.options().kafka_brokers

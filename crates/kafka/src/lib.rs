@@ -38,7 +38,7 @@ mod producer;
 mod queue;
 mod record;
 
-pub use admin::{Admin, TopicSpec, TopicState};
+pub use admin::{Admin, Committed, TopicSpec, TopicState};
 pub use args::{ClientOption, ClientOptions, InvalidOption, InvalidPrefix, KafkaArgs, TopicPrefix};
 pub use consumer::{
     ConsumeError, Consumer, ConsumerOptions, ConsumerStats, Input, PartitionStats, Reply, Start, StartAt,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use kafka::{
-    Admin, Consumer, ConsumerOptions, Input, Producer, ProducerOptions, Record, StartAt, TopicPartition,
+    Admin, ConsumeError, Consumer, ConsumerOptions, Input, Producer, ProducerOptions, Record, StartAt,
+    TopicPartition,
 };
 use schemas::Stream;
 use service::{Dependency, metrics};
@@ -78,7 +79,7 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     });
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let workers = Workers::start(threads, &shared).context("starting the threads that convert")?;
-    let group = config.kafka.group("tidewatch-enrich");
+    let group = config.kafka.group(schemas::start::ENRICH_GROUP);
     let raw = topics.iter().map(|topics| topics.raw.clone()).collect();
     let options = ConsumerOptions {
         max_buffered_bytes: MAX_READ_AHEAD_BYTES,
@@ -226,9 +227,20 @@ impl Pipeline {
                     metrics::KAFKA_LAG.with([&at.topic, &at.partition.to_string()]).set(0.0);
                 }
             }
-            Input::Failed(error) => return Err(error).context("reading cannot go on"),
+            Input::Failed(error) => return Err(self.explain(error)).context("reading cannot go on"),
         }
         Ok(())
+    }
+
+    /// Names the way out where there is one.
+    fn explain(&self, error: ConsumeError) -> anyhow::Error {
+        let ConsumeError::OffsetOutOfRange { partition: at, position, low, high } = &error else {
+            return error.into();
+        };
+        match self.topics.iter().find(|topics| *topics.raw == *at.topic) {
+            Some(topics) => topics.out_of_range(at.partition, *position, *low, *high).into(),
+            None => error.into(),
+        }
     }
 
     fn assigned(&self, change: &str) {

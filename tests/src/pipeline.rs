@@ -130,6 +130,16 @@ impl Pipeline {
         request.body(body).send().await.unwrap()
     }
 
+    /// What ingest says of a receipt, which must be there.
+    pub async fn receipt(&self, org: &Identity, id: &str) -> Value {
+        let url = format!("{}/v1/receipts/{id}", self.ingest_url());
+        let answer = self.http.get(url).bearer_auth(&org.ingest_token).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// The value of a series, by the end of its name with its labels, as an instance of a service has it now.
     pub async fn metric(&self, name: &str, series: &str) -> f64 {
         let metrics = self.services().metrics(name).await.unwrap();

@@ -9,4 +9,5 @@ mod incidents;
 mod isolation;
 mod keys;
 mod lifecycle;
+mod receipts;
 mod startup;

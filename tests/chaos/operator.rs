@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tidewatch_dev::Deployment;
+use tidewatch_dev::{Deployment, Service};
 
 /// How a service names the way out.
 const COMMAND: &str = "`tidewatch-partitions ";
+/// How a refusal asks for that.
+const STOP_ENRICH: &str = "stop tidewatch-enrich first";
 /// A group forgets a member that has died without goodbye before this is over.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -19,29 +21,41 @@ pub struct Operator {
     pub heeded: Vec<String>,
     /// How far each log has been read.
     read: BTreeMap<PathBuf, usize>,
+    /// Because a refusal asked for it.
+    enrich_is_stopped: bool,
     /// Since when a command is refused.
     refused: Option<Instant>,
 }
 
 impl Operator {
-    /// Runs the last command that is named in what is new in a log; true when the service may be started again, which it
-    /// may not while the command is refused.
-    pub async fn heed(&mut self, log: &Path, deployment: &Deployment) -> Result<bool> {
+    /// Runs the last command that is named in what is new in a log, or the one that its refusal names; true when the service
+    /// may be started again, which it may not while the command is refused.
+    pub async fn heed(&mut self, log: &Path, deployment: &mut Deployment) -> Result<bool> {
         let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
         let read = self.read.get(log).copied().unwrap_or(0);
-        let new = text.get(read..).unwrap_or_default();
-        if let Some(command) = named(new) {
-            let arguments: Vec<&str> = command.split_whitespace().collect();
-            match deployment.partitions(&arguments).await {
-                Ok(_) => self.heeded.push(command.to_owned()),
-                Err(error) => {
-                    let since = *self.refused.get_or_insert_with(Instant::now);
-                    if since.elapsed() > PATIENCE {
-                        bail!("{} is refused: {error:#}", command);
-                    }
-                    return Ok(false);
-                }
+        let mut command = named(text.get(read..).unwrap_or_default()).map(str::to_owned);
+        while let Some(now) = command.take() {
+            let arguments: Vec<&str> = now.split_whitespace().collect();
+            let Err(refusal) = deployment.partitions(&arguments).await else {
+                self.heeded.push(now);
+                break;
+            };
+            let refusal = format!("{refusal:#}");
+            if refusal.contains(STOP_ENRICH) && !self.enrich_is_stopped {
+                deployment.services.terminate(Service::Enrich.name()).await?;
+                self.enrich_is_stopped = true;
             }
+            command = named(&refusal).filter(|other| *other != now).map(str::to_owned);
+            if command.is_none() {
+                let since = *self.refused.get_or_insert_with(Instant::now);
+                if since.elapsed() > PATIENCE {
+                    bail!("{now} is refused: {refusal}");
+                }
+                return Ok(false);
+            }
+        }
+        if std::mem::take(&mut self.enrich_is_stopped) {
+            deployment.services.revive_one(Service::Enrich.name())?;
         }
         self.refused = None;
         self.read.insert(log.to_owned(), text.len());

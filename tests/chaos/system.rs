@@ -129,7 +129,7 @@ impl System {
             self.arm(service, "");
             if let Some(operator) = &mut self.operator {
                 let log = self.deployment.services.options().logs.join(format!("{name}.log"));
-                if !operator.heed(&log, &self.deployment).await? {
+                if !operator.heed(&log, &mut self.deployment).await? {
                     continue;
                 }
             }

@@ -1,5 +1,6 @@
 //! The stream: consume, convert, produce, commit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -30,6 +31,8 @@ const MAX_PRODUCED_BYTES: usize = 48 << 20;
 const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
 /// How often positions are committed and the state of the world is looked at.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether the raw topics are still the same.
+const TOPIC_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses between attempts to find out where to start.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long those attempts may take: less than the consumer waits for the answer.
@@ -98,6 +101,24 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     ended
 }
 
+/// Returns the name of the first of these topics that is not the one any more that it was. A consumer would not notice when
+/// the new one has grown past its position, and go on there.
+async fn made_anew(admin: Admin, names: [String; 2]) -> String {
+    let names = names.each_ref().map(String::as_str);
+    let mut known = HashMap::new();
+    loop {
+        // Who does not answer is asked again.
+        if let Ok(ids) = admin.topic_ids(&names).await {
+            for (name, id) in ids {
+                if *known.entry(name.clone()).or_insert(id) != id {
+                    return name;
+                }
+            }
+        }
+        tokio::time::sleep(TOPIC_INTERVAL).await;
+    }
+}
+
 struct Pipeline {
     topics: [Topics; 2],
     admin: Admin,
@@ -115,13 +136,18 @@ impl Pipeline {
         // A process that stood still has one tick to make up for.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = shutdown.requested();
-        tokio::pin!(stop);
+        let names = self.topics.each_ref().map(|topics| topics.raw.clone());
+        let anew = made_anew(self.admin.clone(), names);
+        tokio::pin!(stop, anew);
         loop {
             let has_room = self.lanes.under_way_bytes() < MAX_UNDER_WAY_BYTES;
             tokio::select! {
                 biased;
                 () = &mut stop => break,
                 delivered = self.deliveries.recv() => self.delivered(delivered)?,
+                topic = &mut anew => bail!(
+                    "{topic} was deleted and made anew while it was read: where to go on is found out at the next start"
+                ),
                 error = self.shared.producer.failed() => return Err(error).context("the producer cannot go on"),
                 _ = tick.tick() => self.tick(),
                 input = self.consumer.next(), if has_room => match input {

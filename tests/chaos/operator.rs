@@ -41,7 +41,9 @@ impl Operator {
                 break;
             };
             let refusal = format!("{refusal:#}");
-            if refusal.contains(STOP_ENRICH) && !self.enrich_is_stopped {
+            // One that has died is forgotten by its group before long.
+            let died = deployment.services.dead().any(|(_, service)| service == Service::Enrich);
+            if refusal.contains(STOP_ENRICH) && !died && !self.enrich_is_stopped {
                 deployment.services.terminate(Service::Enrich.name()).await?;
                 self.enrich_is_stopped = true;
             }

@@ -7,11 +7,9 @@ TIDEWATCH := $(RELEASE)/tidewatch
 CARGO_BUILD := cargo build --release --workspace --bins --locked
 
 .DEFAULT_GOAL := help
-# Fault tests run services of their own: failpoints are compiled in, see crates/service/src/failpoint.rs. The example is
-# what makes cargo choose the features of dependencies as it does for tests, so that they are compiled once for both.
-CHAOS := $(RELEASE)/chaos
-CHAOS_BUILD := cargo build --release --workspace --bins --example cost --locked --features tidewatch-service/failpoints
-with_chaos = $(TIDEWATCH) with-stack -- env TIDEWATCH_TEST_BIN_DIR=$(CHAOS) $(CHAOS)/tidewatch-chaos
+# Tests run services of their own, with failpoints compiled in (crates/service/src/failpoint.rs): one build for all tests.
+FAILPOINTS := --features tidewatch-service/failpoints
+with_chaos = $(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-chaos
 
 .PHONY: help demo up down status test lint build bench chaos
 
@@ -43,17 +41,14 @@ lint: ## formatting and clippy, warnings denied
 
 # All binaries and tests in one go: built apart, cargo would choose other features and compile most dependencies twice.
 test: lint ## lint, then every test and a selection of the fault tests, on a private Kafka and Postgres
-	$(CHAOS_BUILD)
-	@mkdir -p $(CHAOS) && cp -f $(RELEASE)/tidewatch* $(CHAOS)/
-	cargo build --release --workspace --bins --tests --locked
-	$(TIDEWATCH) with-stack -- cargo test --release --workspace --locked
+	cargo build --release --workspace --bins --tests --locked $(FAILPOINTS)
+	$(TIDEWATCH) with-stack -- cargo test --release --workspace --locked $(FAILPOINTS)
 	$(with_chaos) --quick $(if $(SEED),--seed $(SEED))
 
+# The example makes cargo choose the features of dependencies as it does for tests.
 chaos: ## every fault test and mutation control (SEED=n repeats a schedule, ONLY="name …" chooses)
 	@dev/install.sh test
-	$(CHAOS_BUILD)
-	@mkdir -p $(CHAOS) && cp -f $(RELEASE)/tidewatch* $(CHAOS)/
-	cargo build --release --workspace --bins --example cost --locked
+	cargo build --release --workspace --bins --example cost --locked $(FAILPOINTS)
 	$(with_chaos) $(if $(SEED),--seed $(SEED)) $(ONLY)
 
 bench: build ## throughput and latency of the whole system on this machine

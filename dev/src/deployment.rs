@@ -172,8 +172,9 @@ impl Partitions {
         command.args(arguments).envs(environment.clone()).stdin(Stdio::null()).kill_on_drop(true);
         let output = command.output().await.with_context(|| format!("starting {}", program.display()))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("tidewatch-partitions {} failed ({}): {}", arguments.join(" "), output.status, said.trim());
+            let (printed, said) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            bail!("tidewatch-partitions {} failed ({}): {printed}{said}", arguments.join(" "), output.status);
         }
         String::from_utf8(output.stdout).context("tidewatch-partitions prints UTF-8")
     }

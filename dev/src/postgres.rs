@@ -78,6 +78,33 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// A hot standby of this server: a copy that follows it and takes no writes.
+    pub async fn standby(&self, options: PostgresOptions) -> Result<Postgres> {
+        let user = server_user()?;
+        let data = data_directory(&options.directory, user)?;
+        let PostgresOptions { port, password, .. } = &self.options;
+        let tool = Process::start(Launch {
+            name: "pg_basebackup".into(),
+            program: binaries(&data)?.join("pg_basebackup"),
+            arguments: vec![
+                format!("--dbname=postgres://postgres@127.0.0.1:{port}"),
+                format!("--pgdata={}", data.display()),
+                "--write-recovery-conf".into(),
+                "--checkpoint=fast".into(),
+            ],
+            environment: vec![("PGPASSWORD".into(), password.clone())],
+            log: options.log.clone(),
+            user,
+            end_signal: Signal::SIGKILL,
+        })?;
+        let status = tool.until_ended(START_PATIENCE).await?;
+        if !status.success() {
+            bail!("pg_basebackup failed ({status}):\n{}", tool.log_tail());
+        }
+        // Roles and passwords are the primary's.
+        Postgres::start(PostgresOptions { password: password.clone(), ..options }).await
+    }
+
     /// The superuser's URL, database `postgres`.
     pub fn superuser_url(&self) -> String {
         let PostgresOptions { port, password, .. } = &self.options;

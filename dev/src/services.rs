@@ -238,12 +238,18 @@ impl Services {
     pub fn revive(&mut self) -> Result<Vec<String>> {
         let ended: Vec<String> = self.dead().map(|(name, _)| name.to_owned()).collect();
         for name in &ended {
-            let process = self.launch(name, self.instance(name)?)?;
-            if let Some(instance) = self.instances.get_mut(name) {
-                instance.process = Some(process);
-            }
+            self.revive_one(name)?;
         }
         Ok(ended)
+    }
+
+    /// Starts one of these again, without waiting for it.
+    pub fn revive_one(&mut self, name: &str) -> Result<()> {
+        let process = self.launch(name, self.instance(name)?)?;
+        if let Some(instance) = self.instances.get_mut(name) {
+            instance.process = Some(process);
+        }
+        Ok(())
     }
 
     /// Stops everything in order; returns the names of those that had to be killed.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kafka::{Admin, Class, Outgoing, Producer, ProducerOptions, SendError};
+use kafka::{Acks, Admin, Class, Outgoing, Producer, ProducerOptions, SendError};
 use schemas::Stream;
 use service::{Dependency, Shutdown};
 
 use crate::config::Config;
 use crate::publish::{Publisher, Sink};
-use crate::receipt::{Failure, Shares};
+use crate::ticket::{At, Failure, Shares};
 
 /// A push's answer is not later than its records' fate, so a 503 mostly means that they are not stored.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -45,6 +45,7 @@ impl Broker {
             linger: PRODUCER_LINGER,
             max_buffered_bytes: MAX_BUFFERED_BYTES,
             max_record_bytes: MAX_RECORD_BYTES,
+            acks: if service::guard_is_off("ingest.acks_all") { Acks::Leader } else { Acks::All },
             ..ProducerOptions::new("tidewatch-ingest")
         };
         Ok(Self {
@@ -128,7 +129,7 @@ impl Sink for Records {
         service::failpoint("ingest.batch");
         let shares = match service::guard_is_off("ingest.delivery_first") {
             true => {
-                shares.settle(Ok(()));
+                shares.settle(Ok(At { partition, offset: -1 }));
                 Shares::default()
             }
             false => shares,
@@ -138,9 +139,9 @@ impl Sink for Records {
         let sent = self.producer.send(
             record,
             Box::new(move |outcome| match outcome {
-                Ok(_) => {
+                Ok(offset) => {
                     service::failpoint("ingest.acknowledged");
-                    shares.settle(Ok(()));
+                    shares.settle(Ok(At { partition, offset }));
                 }
                 Err(error) => {
                     if error.class() == Class::Transient {

@@ -12,16 +12,18 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response};
 use schemas::{Micros, Stream};
 use serde_json::json;
-use service::metrics;
+use service::{Shutdown, metrics};
 
 use crate::body::{self, Bounds, Encoding};
 use crate::budget::{Budget, Lease, Org};
 use crate::keys::Keys;
 use crate::problem::Problem;
 use crate::publish::{MAX_SENDER_BYTES, Publisher, Push, explain};
-use crate::receipt::{Failure, Receipt, Ticket};
+use crate::receipted::Wish;
+use crate::receipts::{Lookup, Positions, Trace};
 use crate::split::{Layout, Malformed, Split, split};
 use crate::stored::Stored;
+use crate::ticket::{Failure, Placed, Settlement, Ticket};
 use crate::tokens::Tokens;
 
 /// Header that names whose records these are, where one connection carries those of many.
@@ -46,6 +48,12 @@ pub struct PushApi {
     pub keys: Arc<Keys>,
     /// Those that Postgres knows.
     pub stored: Stored,
+    /// What becomes of pushes.
+    pub lookup: Lookup,
+    /// How far the sink is.
+    pub positions: Arc<Positions>,
+    /// Ends waiting when the process is to end.
+    pub shutdown: Shutdown,
     /// Bytes under way.
     pub budget: Arc<Budget>,
     /// Bounds of a body.
@@ -78,11 +86,13 @@ pub struct Taken {
     pub accepted: usize,
     rejected: serde_json::Value,
     unlisted: usize,
+    /// What else the answer says.
+    pub more: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A body taken apart and added to its batches.
 struct Added {
-    receipt: Receipt,
+    settlement: Settlement,
     taken: Taken,
     lease: Lease,
 }
@@ -94,21 +104,22 @@ impl PushApi {
         metrics::INGEST_REQUESTS_IN_FLIGHT.add(1.0);
         let in_flight = InFlight;
         let (parts, mut body) = request.into_parts();
-        let stream = stream(&parts);
-        let route = stream.as_ref().map_or("other", |stream| stream.name());
-        let result = match stream {
-            Ok(stream) => self.push(stream, &parts.headers, &mut body, peer).await,
+        let route = Route::of(&parts);
+        let name = route.as_ref().map_or("other", Route::name);
+        let result = match route {
+            Ok(Route::Push(stream)) => self.push(stream, &parts, &mut body, peer).await,
+            Ok(Route::Receipt(id)) => self.receipt(&parts.headers, &id).await,
             Err(problem) => Err(problem),
         };
         let response = match result {
-            Ok(taken) => taken.into_response(),
+            Ok(response) => response,
             Err(problem) => {
                 // Whoever asked whether to send the body sends none after this answer.
                 if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
                     drain(&mut body).await;
                 }
                 let code = problem.code();
-                metrics::INGEST_REFUSED.with([route, code]).add(1);
+                metrics::INGEST_REFUSED.with([name, code]).add(1);
                 if matches!(problem.status().as_u16(), 429 | 503) {
                     metrics::INGEST_BACKPRESSURE.with([code]).add(1);
                 }
@@ -116,33 +127,40 @@ impl PushApi {
             }
         };
         drop(in_flight);
-        metrics::INGEST_REQUESTS.with([route, response.status().as_str()]).add(1);
-        metrics::INGEST_REQUEST_DURATION.with([route]).record_duration(started.elapsed());
+        metrics::INGEST_REQUESTS.with([name, response.status().as_str()]).add(1);
+        metrics::INGEST_REQUEST_DURATION.with([name]).record_duration(started.elapsed());
         response
     }
 
     async fn push(
         self: &Arc<Self>,
         stream: Stream,
-        headers: &HeaderMap,
+        parts: &Parts,
         body: &mut Incoming,
         peer: IpAddr,
-    ) -> Result<Taken, Problem> {
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        let headers = &parts.headers;
         let org = self.tokens.org(headers).await?;
         let layout = body::layout(headers, stream)?;
         let encoding = body::encoding(headers)?;
         let key = idempotency_key(headers)?;
         let sender = sender(headers, self.port, peer)?;
+        let wish = Wish::of(parts.uri.query())?;
         let mut lease = Lease::new(Arc::clone(&self.budget), Arc::clone(&org));
         let sent = body::read(headers, body, self.bounds, &mut lease).await?;
 
-        let received = Received { stream, org, layout, sender, lease, encoding, sent };
+        let received = Received { stream, org: Arc::clone(&org), layout, sender, lease, encoding, sent };
         match key {
-            Some(key) => self.keyed(received, key).await,
+            Some(key) => {
+                let (taken, trace) = self.keyed(received, key).await?;
+                self.receipted(taken, wish, &org, stream, trace).await
+            }
             None => {
                 let this = Arc::clone(self);
-                let added = beside(received.is_large(), move || this.add(received)).await?;
-                self.acknowledged(added).await
+                let traced = wish.is_some();
+                let added = beside(received.is_large(), move || this.add(received, traced)).await?;
+                let (taken, placed) = self.acknowledged(added).await?;
+                self.receipted(taken, wish, &org, stream, Trace::Placed(placed)).await
             }
         }
     }
@@ -157,12 +175,12 @@ impl PushApi {
     }
 
     /// Takes a body apart and adds its records to batches. Work without waiting.
-    fn add(&self, mut received: Received) -> Result<Added, Problem> {
+    fn add(&self, mut received: Received, traced: bool) -> Result<Added, Problem> {
         let body = self.decoded(&mut received)?;
         let Received { stream, org, layout, sender, lease, .. } = received;
         let split = split(&body, layout)?;
         let taken = Taken::of(&split)?;
-        let (ticket, receipt) = Ticket::new();
+        let (ticket, settlement) = if traced { Ticket::traced() } else { Ticket::new() };
         let push = Push {
             stream,
             org: &org.id,
@@ -175,17 +193,17 @@ impl PushApi {
         };
         self.publisher.add(&push, &ticket).map_err(|error| Problem::unavailable(error.to_string()))?;
         ticket.close();
-        Ok(Added { receipt, taken, lease })
+        Ok(Added { settlement, taken, lease })
     }
 
-    async fn acknowledged(&self, added: Added) -> Result<Taken, Problem> {
-        let Added { mut receipt, taken, lease } = added;
-        let outcome = tokio::time::timeout(self.delivery_timeout, receipt.wait()).await;
+    async fn acknowledged(&self, added: Added) -> Result<(Taken, Vec<Placed>), Problem> {
+        let Added { mut settlement, taken, lease } = added;
+        let outcome = tokio::time::timeout(self.delivery_timeout, settlement.wait()).await;
         drop(lease);
         match outcome {
-            Ok(Ok(())) => {
+            Ok(Ok(placed)) => {
                 metrics::INGEST_EVENTS.with(["http"]).add(taken.accepted as u64);
-                Ok(taken)
+                Ok((taken, placed))
             }
             Ok(Err(failure)) => Err(Problem::unavailable(explain(&failure))),
             Err(_) => {
@@ -238,17 +256,20 @@ impl Taken {
         if records.is_empty() && refused > 0 {
             return Err(Problem::nothing_accepted(rejected, *unlisted));
         }
-        Ok(Taken { accepted: records.len(), rejected: json!(rejected), unlisted: *unlisted })
+        let (accepted, rejected) = (records.len(), json!(rejected));
+        Ok(Taken { accepted, rejected, unlisted: *unlisted, more: serde_json::Map::new() })
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
+    /// The answer.
+    pub fn into_response(self) -> Response<Full<Bytes>> {
         let mut answer = json!({ "accepted": self.accepted, "rejected": self.rejected });
         if let (Some(answer), true) = (answer.as_object_mut(), self.unlisted > 0) {
             answer.insert("rejected_unlisted".into(), self.unlisted.into());
         }
-        let mut response = Response::new(Full::from(answer.to_string()));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        if let Some(answer) = answer.as_object_mut() {
+            answer.extend(self.more);
+        }
+        json_response(&answer)
     }
 }
 
@@ -270,13 +291,39 @@ impl Drop for InFlight {
     }
 }
 
-fn stream(parts: &Parts) -> Result<Stream, Problem> {
-    let stream = match parts.uri.path() {
-        "/v1/events" => Stream::Events,
-        "/v1/findings" => Stream::Findings,
-        path => return Err(Problem::not_found(&path.chars().take(100).collect::<String>())),
-    };
-    if parts.method == Method::POST { Ok(stream) } else { Err(Problem::method_not_allowed()) }
+/// 200 with a JSON body.
+pub fn json_response(body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// What a request is for.
+enum Route {
+    Push(Stream),
+    /// The receipt with this id.
+    Receipt(String),
+}
+
+impl Route {
+    fn of(parts: &Parts) -> Result<Route, Problem> {
+        let (route, method) = match parts.uri.path() {
+            "/v1/events" => (Route::Push(Stream::Events), Method::POST),
+            "/v1/findings" => (Route::Push(Stream::Findings), Method::POST),
+            path => match path.strip_prefix("/v1/receipts/") {
+                Some(id) if !id.is_empty() => (Route::Receipt(id.to_owned()), Method::GET),
+                _ => return Err(Problem::not_found(&path.chars().take(100).collect::<String>())),
+            },
+        };
+        if parts.method == method { Ok(route) } else { Err(Problem::method_not_allowed(&method)) }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Route::Push(stream) => stream.name(),
+            Route::Receipt(_) => "receipts",
+        }
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

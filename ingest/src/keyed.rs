@@ -13,13 +13,16 @@ use crate::http::{PushApi, Received, Taken, beside, is_large};
 use crate::keys::{Claim, Claimed, Digest, Name, Settled, Settling};
 use crate::problem::Problem;
 use crate::publish::{Push, explain, parts};
-use crate::receipt::{Failure, Ticket};
+use crate::receipts::Trace;
 use crate::split::{Layout, split};
 use crate::stored::StoredPart;
+use crate::ticket::{Failure, Ticket};
 
 /// A push on its way, or known.
 struct Placed {
     taken: Taken,
+    /// Into how many it is cut.
+    parts: usize,
     settling: Settling,
     /// Published now.
     new: bool,
@@ -28,7 +31,7 @@ struct Placed {
 
 impl PushApi {
     /// Takes a keyed push: publishes it, or waits for the same push under way, or knows it.
-    pub async fn keyed(self: &Arc<Self>, received: Received, key: String) -> Result<Taken, Problem> {
+    pub async fn keyed(self: &Arc<Self>, received: Received, key: String) -> Result<(Taken, Trace), Problem> {
         let now = Instant::now();
         let this = Arc::clone(self);
         let (received, body, digest) = beside(received.is_large(), move || {
@@ -48,14 +51,15 @@ impl PushApi {
             }
             Claim::Acknowledged => {
                 count("repeated");
-                return beside(large, move || Taken::of(&split(&body, layout)?)).await;
+                let (taken, parts) = beside(large, move || told(&body, layout)).await?;
+                return Ok((taken, trace(&key, parts, digest)));
             }
             Claim::Joined(settling) => {
                 count("joined");
-                let taken = beside(large, move || Taken::of(&split(&body, layout)?)).await?;
+                let (taken, parts) = beside(large, move || told(&body, layout)).await?;
                 drop(received);
                 self.settled(settling, &key).await?;
-                return Ok(taken);
+                return Ok((taken, trace(&key, parts, digest)));
             }
         };
         let stored = self.stored.find(name).await;
@@ -64,13 +68,13 @@ impl PushApi {
             let key = key.clone();
             beside(large, move || this.place(received, &body, &key, &digest, claim, stored)).await?
         };
-        let Placed { taken, settling, new, lease } = placed;
+        let Placed { taken, parts, settling, new, lease } = placed;
         self.settled(settling, &key).await?;
         drop(lease);
         if new {
             metrics::INGEST_EVENTS.with(["http"]).add(taken.accepted as u64);
         }
-        Ok(taken)
+        Ok((taken, trace(&key, parts, digest)))
     }
 
     /// Adds the push to batches, unless it is stored.
@@ -85,7 +89,7 @@ impl PushApi {
     ) -> Result<Placed, Problem> {
         let Received { stream, org, layout, sender, lease, .. } = received;
         let split = split(body, layout)?;
-        let taken = Taken::of(&split)?;
+        let (taken, parts) = (Taken::of(&split)?, parts(&split.records));
         let checked = stored.is_some();
         let stored = stored.unwrap_or_default();
         if stored.iter().any(|part| part.digest != digest) {
@@ -93,11 +97,11 @@ impl PushApi {
             claim.settle(Settled::Conflict);
             return Err(Problem::other_push(key));
         }
-        if !stored.is_empty() && stored.len() == parts(&split.records) {
+        if !stored.is_empty() && stored.len() == parts {
             count("stored");
             let settling = claim.settling();
             claim.settle(Settled::Acknowledged);
-            return Ok(Placed { taken, settling, new: false, lease });
+            return Ok(Placed { taken, parts, settling, new: false, lease });
         }
         count(if checked { "new" } else { "unchecked" });
         let (ticket, receipt) = Ticket::new();
@@ -113,7 +117,7 @@ impl PushApi {
         };
         self.publisher.add(&push, &ticket).map_err(|error| Problem::unavailable(error.to_string()))?;
         ticket.close();
-        Ok(Placed { taken, settling: claim.follow(receipt), new: true, lease })
+        Ok(Placed { taken, parts, settling: claim.follow(receipt), new: true, lease })
     }
 
     /// Waits for the end of the push of a key.
@@ -137,6 +141,16 @@ fn digest(stream: Stream, layout: Layout, body: &Bytes) -> Digest {
         .chain_update([0])
         .chain_update(body);
     digest.finalize().into()
+}
+
+/// What will be said of a push that is known, and into how many parts it is cut.
+fn told(body: &[u8], layout: Layout) -> Result<(Taken, usize), Problem> {
+    let split = split(body, layout)?;
+    Ok((Taken::of(&split)?, parts(&split.records)))
+}
+
+fn trace(key: &str, parts: usize, digest: Digest) -> Trace {
+    Trace::Keyed { key: key.into(), parts: u32::try_from(parts).unwrap_or(u32::MAX), digest }
 }
 
 fn count(outcome: &str) {

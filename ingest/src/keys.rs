@@ -15,7 +15,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::oneshot;
 
-use crate::receipt::{Failure, Receipt};
+use crate::ticket::{Failure, Settlement};
 
 /// How long a key means the same push. As the sink has it.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -146,11 +146,11 @@ pub struct Claimed {
 
 impl Claimed {
     /// Settles the push when its batches are, whether or not anybody waits for it.
-    pub fn follow(self, mut receipt: Receipt) -> Settling {
+    pub fn follow(self, mut receipt: Settlement) -> Settling {
         let settling = self.settling();
         tokio::spawn(async move {
             let settled = match receipt.wait().await {
-                Ok(()) => Settled::Acknowledged,
+                Ok(_) => Settled::Acknowledged,
                 Err(failure) => Settled::Failed(failure),
             };
             self.settle(settled);
@@ -194,7 +194,7 @@ impl std::fmt::Debug for Claimed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::Ticket;
+    use crate::ticket::Ticket;
 
     fn name(key: &str) -> Name {
         Name { org: "demo".into(), key: key.into() }

@@ -15,13 +15,15 @@ mod keyed;
 mod keys;
 mod problem;
 mod publish;
-mod receipt;
+mod receipted;
+mod receipts;
 mod server;
 #[cfg(test)]
 mod simulation;
 mod split;
 mod stored;
 mod syslog;
+mod ticket;
 mod tokens;
 
 use std::net::SocketAddr;
@@ -41,6 +43,7 @@ use crate::budget::Budget;
 use crate::http::PushApi;
 use crate::keys::Keys;
 use crate::publish::Publisher;
+use crate::receipts::{Lookup, Positions};
 use crate::tokens::Tokens;
 
 /// How often gauges are set.
@@ -131,6 +134,8 @@ impl Ingest {
         let pool = postgres::pool(&config.postgres, postgres::Session::default())
             .context("cannot set up the pool")?;
         let (stored, answerer) = stored::stored(pool.clone());
+        let lookup = Lookup::new(pool.clone());
+        let positions = Positions::new();
         let tokens = Tokens::new(pool, postgres, config.max_org_inflight_bytes);
         let keys = Keys::new();
         let budget = Arc::new(Budget::new(config.max_inflight_bytes));
@@ -139,6 +144,9 @@ impl Ingest {
             publisher: Arc::clone(&publisher),
             keys: Arc::clone(&keys),
             stored,
+            lookup: lookup.clone(),
+            positions: Arc::clone(&positions),
+            shutdown: shutdown.clone(),
             budget: Arc::clone(&budget),
             bounds: Bounds { max_bytes: config.http_max_body_bytes, timeout: config.http_body_timeout },
             delivery_timeout: config.delivery_timeout,
@@ -152,6 +160,7 @@ impl Ingest {
         tasks.critical("kafka", watch);
         tasks.background(Arc::clone(&tokens).watch_postgres());
         tasks.background(answerer.run());
+        tasks.background(positions.keep_asking(lookup));
         tasks.background(async move {
             let mut every = tokio::time::interval(GAUGES_EVERY);
             loop {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::split::{MAX_LISTED, Rejection};
@@ -76,10 +76,19 @@ impl Problem {
         )
     }
 
-    /// 405: the path takes POST only.
-    pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "pushes are sent with POST")
-            .header(header::ALLOW, HeaderValue::from_static("POST"))
+    /// 404: no receipt of this org's.
+    pub fn no_receipt(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-receipt", detail)
+    }
+
+    /// 405: the path takes this method only.
+    pub fn method_not_allowed(allowed: &Method) -> Self {
+        let detail = match *allowed {
+            Method::POST => "pushes are sent with POST",
+            _ => "receipts are asked for with GET",
+        };
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+            .header(header::ALLOW, allowed.as_str())
     }
 
     /// 408: the body did not arrive in time.
@@ -161,7 +170,7 @@ mod tests {
             |problem: &Problem| problem.headers.iter().any(|(name, _)| *name == header::RETRY_AFTER);
         assert!(retried(&Problem::unavailable("x")) && retried(&Problem::too_many("x")));
         assert!(!retried(&Problem::malformed("x")));
-        let response = Problem::method_not_allowed().into_response();
+        let response = Problem::method_not_allowed(&Method::POST).into_response();
         assert_eq!(response.headers()[header::ALLOW], "POST");
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
         assert_eq!(Problem::unauthorized("x").into_response().headers()[header::WWW_AUTHENTICATE], "Bearer");

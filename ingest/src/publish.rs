@@ -13,7 +13,7 @@ use schemas::{Micros, RawBatchWriter, RunHead, Stream, partition_of};
 use service::metrics;
 use tokio::sync::Notify;
 
-use crate::receipt::{Failure, Shares, Ticket};
+use crate::ticket::{Failure, Shares, Ticket};
 
 /// Most records in a batch.
 pub const MAX_EVENTS: usize = 500;
@@ -121,9 +121,9 @@ impl Open {
     ) {
         let key = push.key.zip(part).map(|((key, digest), part)| (key, digest, part));
         let head = RunHead { org: push.org, protocol: push.protocol, format: push.format, key };
+        self.shares.add(ticket, self.batch.records(), records.len());
         self.batch.push_run(head, push.received_at, push.sender, records.iter().copied());
         self.weight += weight;
-        self.shares.add(ticket);
     }
 }
 

@@ -4,7 +4,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use schemas::RawBatch;
 
+use crate::ticket::At;
+
 use super::*;
+
+const AT: At = At { partition: 0, offset: 0 };
 
 type Sent = Arc<Mutex<Vec<(Stream, i32, Vec<u8>, Shares)>>>;
 
@@ -64,9 +68,9 @@ async fn pushes_share_a_batch_and_are_answered_with_it() {
     publisher.flush();
     assert_eq!(sent(&fake).1, [4]);
     let (_, _, _, shares) = fake.0.lock().pop().unwrap();
-    shares.settle(Ok(()));
+    shares.settle(Ok(AT));
     for receipt in &mut receipts {
-        assert_eq!(receipt.wait().await, Ok(()));
+        assert_eq!(receipt.wait().await, Ok(vec![]));
     }
 }
 
@@ -162,8 +166,8 @@ async fn an_open_batch_is_sent_after_the_linger() {
     while fake.0.lock().is_empty() {
         tokio::task::yield_now().await;
     }
-    fake.0.lock().pop().unwrap().3.settle(Ok(()));
-    assert_eq!(receipt.wait().await, Ok(()));
+    fake.0.lock().pop().unwrap().3.settle(Ok(AT));
+    assert_eq!(receipt.wait().await, Ok(vec![]));
 }
 
 proptest! {

@@ -11,9 +11,10 @@ use schemas::{Micros, RawBatch, Stream};
 use simulation::{Schedule, Simulation};
 
 use crate::publish::{MAX_BATCH_BYTES, MAX_EVENTS, NotConnected, Publisher, Push, Sink};
-use crate::receipt::{Failure, Receipt, Shares, Ticket};
+use crate::ticket::{At, Failure, Settlement, Shares, Ticket};
 
 const SIMULATION: Simulation = Simulation::new("receipts", 5_000);
+const AT: At = At { partition: 0, offset: 0 };
 const SENDERS: [&str; 3] = ["a", "b", "c"];
 const KEYS: [&str; 2] = ["k1", "k2"];
 
@@ -87,7 +88,7 @@ impl Sink for Producer {
         model.sent.entry((stream.name(), partition, keyed)).or_default().extend(&records);
         let mut batch = Batch { place: (stream, partition), records, shares: Some(shares) };
         if model.without == Some(Without::Acknowledgement) {
-            batch.shares.take().into_iter().for_each(|shares| shares.settle(Ok(())));
+            batch.shares.take().into_iter().for_each(|shares| shares.settle(Ok(AT)));
         }
         if model.without == Some(Without::Order) {
             let place = (stream.name(), partition, keyed);
@@ -108,7 +109,7 @@ fn id(bytes: &[u8]) -> RecordId {
 struct Open {
     number: usize,
     ticket: Option<Arc<Ticket>>,
-    receipt: Receipt,
+    receipt: Settlement,
     /// Pieces yet to be added.
     left: usize,
     begun: bool,
@@ -282,7 +283,7 @@ fn settle(schedule: &mut Schedule, producer: &Producer, records: &mut Records, w
     }
     let Some(shares) = batch.shares.take() else { return };
     match schedule.below(4) {
-        _ if acknowledged || without == Without::Failure => shares.settle(Ok(())),
+        _ if acknowledged || without == Without::Failure => shares.settle(Ok(AT)),
         0 => drop(shares),
         1 => shares.settle(Err(Failure::Dropped)),
         _ => shares.settle(Err(Failure::Delivery("timed out".into()))),

@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 /// One thing that was done.
 pub(crate) struct Entry<'a> {
-    /// Whose it is.
-    pub(crate) org: &'a str,
+    /// Whose it is; none for what concerns all.
+    pub(crate) org: Option<&'a str>,
     /// Who did it.
     pub(crate) actor: &'a str,
-    /// `create`, `revoke`.
+    /// `create`, `revoke`, `accepted_gap`, `accepted_new_topic`.
     pub(crate) action: &'a str,
-    /// `org`, `token`.
+    /// `org`, `token`, `partition`.
     pub(crate) object: &'a str,
     /// Which one.
     pub(crate) object_id: &'a str,

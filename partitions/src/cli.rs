@@ -21,8 +21,7 @@ use crate::orgs::{create_org, list_orgs};
 use crate::plan::Horizon;
 use crate::run::{self, Settings};
 use crate::tokens::{Kind, create_token, list_tokens, revoke_token};
-use crate::topics::specs;
-use crate::{output, tokens};
+use crate::{accept, output, tokens, topics};
 
 const NAME: &str = "tidewatch-partitions";
 const ADMIN_PORT: u16 = 9107;
@@ -38,10 +37,12 @@ enum Command {
     Apply(Apply),
     /// Show every partition
     List(List),
-    /// Make the Kafka topics that are missing
+    /// Make the Kafka topics that are missing, and grow those of the streams that have fewer partitions
     Topics(Topics),
     /// Prove on the live database that every raw record is accounted for once; ends with 1 where it is not
     Doctor(Doctor),
+    /// Let a service go on that stopped because Kafka lost something, and write down who decided so
+    Accept(accept::Arguments),
     /// Run as a service: make partitions every hour, summarise BRIN indexes every few seconds
     Run(Run),
     /// Create and list orgs
@@ -53,7 +54,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Database {
+pub(crate) struct Database {
     #[command(flatten)]
     postgres: PostgresArgs,
     #[command(flatten)]
@@ -138,10 +139,10 @@ struct Topics {
 }
 
 #[derive(Debug, Args)]
-struct Actor {
+pub(crate) struct Actor {
     /// Who does it, for the audit log
     #[arg(long, env = "TIDEWATCH_ACTOR", value_name = "NAME", default_value = "operator")]
-    actor: String,
+    pub(crate) actor: String,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -239,7 +240,8 @@ fn dispatch(command: Command) -> ExitCode {
             service::serve(NAME, &database.service, |context| run::run(settings, context))
         }
         Command::Doctor(args) => doctor(args),
-        Command::Topics(args) => topics(&args),
+        Command::Accept(args) => accept::run(&args),
+        Command::Topics(args) => make_topics(&args),
         Command::Org(command) => org(command),
         Command::Token(command) => token(command),
     }
@@ -301,20 +303,11 @@ fn doctor(args: Doctor) -> ExitCode {
     })
 }
 
-fn topics(args: &Topics) -> ExitCode {
+fn make_topics(args: &Topics) -> ExitCode {
     service::once(NAME, &args.service, |context| async move {
-        let admin = Admin::new(&args.kafka)?;
-        let dependency = context.health.dependency("kafka").at(&args.kafka.brokers);
-        let shutdown = context.shutdown.token();
-        if !admin.wait_until_ready(&shutdown, |reason| dependency.down(reason)).await {
-            bail!("stopped while waiting for kafka");
-        }
-        dependency.up();
-        let states = admin.ensure_topics(&specs(&args.kafka, args.partitions, args.replication)).await?;
-        let lines = states.iter().map(|state| {
-            let made = if state.created { "made" } else { "there already:" };
-            format!("{made} {}, {} partitions", state.name, state.partitions)
-        });
+        let admin = connect_kafka(&args.kafka, &context).await?;
+        let made = topics::make(&admin, &args.kafka, args.partitions, args.replication).await?;
+        let lines = made.iter().map(ToString::to_string);
         print(&output::lines(lines, "no topics"))
     })
 }
@@ -328,13 +321,8 @@ fn once<F>(database: &Database, tables: &[&str], command: F) -> ExitCode
 where
     F: AsyncFnOnce(Client) -> anyhow::Result<String>,
 {
-    service::once(NAME, &database.service, |context| async move {
-        let args = &database.postgres;
-        let dependency = context.health.dependency("postgres").at(args.database_url.address());
-        let shutdown = context.shutdown.token();
-        let client = wait_until_migrated(args, tables, &shutdown, |reason| dependency.down(reason)).await;
-        let Some(client) = client else { bail!("stopped while waiting for postgres") };
-        dependency.up();
+    database.once(|context| async move {
+        let client = connect(database, tables, &context).await?;
         let text = match context.shutdown.unless_requested(command(client)).await {
             Some(result) => result?,
             None => bail!("stopped half-way; run it again"),
@@ -343,8 +331,46 @@ where
     })
 }
 
+impl Database {
+    /// Runs a command to its end.
+    pub(crate) fn once<F, Fut>(&self, command: F) -> ExitCode
+    where
+        F: FnOnce(service::Context) -> Fut,
+        Fut: Future<Output = anyhow::Result<()>>,
+    {
+        service::once(NAME, &self.service, command)
+    }
+}
+
+/// Waits for the database and its `tables`.
+pub(crate) async fn connect(
+    database: &Database,
+    tables: &[&str],
+    context: &service::Context,
+) -> anyhow::Result<Client> {
+    let args = &database.postgres;
+    let dependency = context.health.dependency("postgres").at(args.database_url.address());
+    let shutdown = context.shutdown.token();
+    let client = wait_until_migrated(args, tables, &shutdown, |reason| dependency.down(reason)).await;
+    let Some(client) = client else { bail!("stopped while waiting for postgres") };
+    dependency.up();
+    Ok(client)
+}
+
+/// Waits for a broker.
+pub(crate) async fn connect_kafka(args: &KafkaArgs, context: &service::Context) -> anyhow::Result<Admin> {
+    let admin = Admin::new(args)?;
+    let dependency = context.health.dependency("kafka").at(&args.brokers);
+    let shutdown = context.shutdown.token();
+    if !admin.wait_until_ready(&shutdown, |reason| dependency.down(reason)).await {
+        bail!("stopped while waiting for kafka");
+    }
+    dependency.up();
+    Ok(admin)
+}
+
 /// A reader that has gone away (`| head -1`) is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("writing to stdout")
@@ -373,9 +399,22 @@ mod tests {
     #[case(&["run", "--summarise-every-ms", "1"])]
     #[case(&["topics", "--partitions", "0"])]
     #[case(&["doctor", "--connections", "0"])]
+    #[case(&["accept"])]
+    #[case(&["accept", "--gap"])]
+    #[case(&["accept", "--gap", "events"])]
+    #[case(&["accept", "--gap", "signals/1"])]
+    #[case(&["accept", "--new-topic", "events/1", "events.raw/x"])]
+    #[case(&["accept", "--gap", "events/1", "--new-topic", "events/1"])]
     fn wrong_values_are_refused(#[case] args: &[&str]) {
         let url = ["--database-url", "postgres://db/tide"];
         let args = [NAME].iter().chain(args).chain(&url);
         assert!(Command::try_parse_from(args).is_err());
+    }
+
+    #[test]
+    fn several_partitions_may_be_named() {
+        let args = ["accept", "--gap", "events/1", "events.raw/1", "--gap", "incidents/3", "--dry-run"];
+        let url = ["--database-url", "postgres://db/tide"];
+        assert!(Command::try_parse_from([NAME].iter().chain(&args).chain(&url)).is_ok());
     }
 }

@@ -1,9 +1,10 @@
-//! What is done to the database and the broker beside the flow of events: migrations, month partitions, topics, orgs
-//! and tokens.
+//! What is done to the database and the broker beside the flow of events: migrations, month partitions, topics, orgs,
+//! tokens, and what an operator accepts.
 //!
 //! Everything here is a command that can be repeated harmlessly. It never touches a row of a live month, and it never
 //! takes a lock that a writer would wait for.
 
+mod accept;
 mod apply;
 mod audit;
 mod cli;
@@ -20,6 +21,7 @@ mod summarise;
 mod tokens;
 mod topics;
 
+pub use accept::{Asked, InvalidTarget, Outcome, Refusal, Request, Target, accept};
 pub use apply::{Created, TABLES, Table, apply};
 pub use cli::main;
 pub use doctor::{Accepted, Check, Equation, Gone, Line, Options, Problem, Progress, Report, doctor};

@@ -31,7 +31,7 @@ pub async fn create_org(client: &mut Client, org: &OrgId, name: &str, actor: &st
         .await?;
     if inserted == 1 {
         let detail = json!({ "name": name });
-        let entry = Entry { org: id, actor, action: "create", object: "org", object_id: id, detail };
+        let entry = Entry { org: Some(id), actor, action: "create", object: "org", object_id: id, detail };
         audit::record(&transaction, &entry).await?;
     }
     transaction.commit().await?;

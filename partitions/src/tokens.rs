@@ -116,8 +116,14 @@ pub async fn create_token(
         })?;
     let detail = json!({ "kind": kind, "label": label });
     let object_id = id.to_string();
-    let entry =
-        Entry { org: org.as_str(), actor, action: "create", object: "token", object_id: &object_id, detail };
+    let entry = Entry {
+        org: Some(org.as_str()),
+        actor,
+        action: "create",
+        object: "token",
+        object_id: &object_id,
+        detail,
+    };
     audit::record(&transaction, &entry).await?;
     transaction.commit().await?;
     Ok(NewToken { id, org: org.to_string(), kind, label: label.to_owned(), token })
@@ -140,7 +146,8 @@ pub async fn revoke_token(client: &mut Client, id: Uuid, actor: &str) -> anyhow:
     let (org, kind, label): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let detail = json!({ "kind": kind, "label": label });
     let object_id = id.to_string();
-    let entry = Entry { org: &org, actor, action: "revoke", object: "token", object_id: &object_id, detail };
+    let entry =
+        Entry { org: Some(&org), actor, action: "revoke", object: "token", object_id: &object_id, detail };
     audit::record(&transaction, &entry).await?;
     transaction.commit().await?;
     Ok(Revoked::Now)

@@ -1,6 +1,8 @@
 //! The topics and their settings.
 
-use kafka::{KafkaArgs, TopicSpec};
+use std::fmt;
+
+use kafka::{Admin, Error, KafkaArgs, TopicSpec, TopicState};
 use schemas::{INCIDENTS_TOPIC, KEYED_PARTITIONS, SIGNALS_TOPIC, Stream};
 
 /// Raw batches are 512 KiB, a single event in them 256 KiB; twice as much leaves room for a foreign producer's.
@@ -27,6 +29,65 @@ pub fn specs(args: &KafkaArgs, partitions: i32, replication: i32) -> Vec<TopicSp
     let enriched = Stream::ALL.map(|stream| spec(stream.name(), partitions, &[max_bytes(MESSAGE_BYTES)]));
     let keyed = [SIGNALS_TOPIC, INCIDENTS_TOPIC].map(|topic| spec(topic, KEYED_PARTITIONS, &keyed));
     [raw, enriched, keyed].into_iter().flatten().collect()
+}
+
+/// What became of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// As it is now.
+    pub state: TopicState,
+    /// Partitions that it had before it was grown.
+    pub grown_from: Option<i32>,
+    /// Partitions that were asked for, where it has more.
+    pub asked: Option<i32>,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TopicState { name, created, partitions } = &self.state;
+        match (created, self.grown_from, self.asked) {
+            (true, ..) => write!(f, "made {name}, {partitions} partitions"),
+            (_, Some(before), _) => write!(f, "grown {name}, {before} to {partitions} partitions"),
+            (_, _, Some(asked)) => {
+                write!(f, "there already: {name}, {partitions} partitions (a topic cannot shrink to {asked})")
+            }
+            _ => write!(f, "there already: {name}, {partitions} partitions"),
+        }
+    }
+}
+
+/// Makes the topics that are not there and grows those of the streams that have fewer partitions, and waits until they can be
+/// used. An enriched topic is always the first, for enrich writes to the partition of the number that it reads. Nothing
+/// shrinks. In the order of [`specs`].
+///
+/// # Errors
+/// Kafka refuses; what was made or grown before stays.
+pub async fn make(
+    admin: &Admin,
+    args: &KafkaArgs,
+    partitions: i32,
+    replication: i32,
+) -> Result<Vec<Made>, Error> {
+    let specs = specs(args, partitions, replication);
+    let is_raw = |name: &str| Stream::ALL.iter().any(|stream| args.topic(stream.raw_topic()) == name);
+    let is_enriched = |name: &str| Stream::ALL.iter().any(|stream| args.topic(stream.name()) == name);
+    let mut made = Vec::with_capacity(specs.len());
+    for raw in [false, true] {
+        let now: Vec<TopicSpec> = specs.iter().filter(|spec| is_raw(&spec.name) == raw).cloned().collect();
+        for (spec, mut state) in now.iter().zip(admin.ensure_topics(&now).await?) {
+            let (mut grown_from, mut asked) = (None, None);
+            if (raw || is_enriched(&spec.name)) && !state.created {
+                if state.partitions < spec.partitions {
+                    admin.add_partitions(&spec.name, spec.partitions).await?;
+                    grown_from = Some(std::mem::replace(&mut state.partitions, spec.partitions));
+                }
+                asked = (state.partitions > spec.partitions).then_some(spec.partitions);
+            }
+            made.push(Made { state, grown_from, asked });
+        }
+    }
+    made.sort_by_key(|made| specs.iter().position(|spec| spec.name == made.state.name));
+    Ok(made)
 }
 
 #[cfg(test)]

@@ -134,21 +134,74 @@ fn a_wrong_flag_ends_with_64_and_one_line() {
     assert!(stderr.lines().count() == 1 && stderr.contains("--database-url"), "{stderr}");
 }
 
+/// Runs `topics` for this number of partitions.
+fn topics(brokers: &str, prefix: &str, partitions: i32) -> String {
+    let args = ["topics", "--partitions", &partitions.to_string()];
+    let kafka = ["--kafka-brokers", brokers, "--topic-prefix", prefix];
+    stdout(Command::new(BINARY).args(args).args(kafka).output().unwrap())
+}
+
 #[test]
-fn topics_are_made_once() {
+fn topics_are_made_once_and_grow() {
     let brokers = std::env::var("TIDEWATCH_TEST_KAFKA_BROKERS").expect("run through make test");
     let prefix = format!("t{}.", Uuid::new_v4().simple());
-    let topics = || {
-        let args = ["topics", "--partitions", "3", "--kafka-brokers", &brokers, "--topic-prefix", &prefix];
-        stdout(Command::new(BINARY).args(args).output().unwrap())
-    };
-    let made = topics();
+    let made = topics(&brokers, &prefix, 3);
     assert_eq!(made.lines().count(), 6);
     assert!(made.starts_with(&format!("made {prefix}events.raw, 3 partitions\n")), "{made}");
     assert!(made.ends_with(&format!("made {prefix}incidents, 32 partitions\n")), "{made}");
-    let again = topics();
+    let again = topics(&brokers, &prefix, 3);
     assert!(
         again.lines().count() == 6 && again.lines().all(|line| line.starts_with("there already:")),
         "{again}"
     );
+
+    let grown = topics(&brokers, &prefix, 5);
+    let expected = ["events.raw", "findings.raw", "events", "findings"];
+    let expected: Vec<_> =
+        expected.iter().map(|name| format!("grown {prefix}{name}, 3 to 5 partitions")).collect();
+    let lines: Vec<&str> = grown.lines().collect();
+    assert_eq!(lines[..4], expected);
+    assert_eq!(lines[5], format!("there already: {prefix}incidents, 32 partitions"));
+    let fewer = topics(&brokers, &prefix, 4);
+    let left = format!("there already: {prefix}events.raw, 5 partitions (a topic cannot shrink to 4)\n");
+    assert!(fewer.starts_with(&left), "{fewer}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let count = runtime.block_on(async {
+        let args = kafka::KafkaArgs::new(brokers).with_prefix(prefix.parse().unwrap());
+        kafka::Admin::new(&args).unwrap().partitions(&args.topic("events")).await.unwrap()
+    });
+    assert_eq!(count, 5);
+}
+
+#[test]
+fn a_raw_topic_is_never_larger_than_its_enriched_one() {
+    let brokers = std::env::var("TIDEWATCH_TEST_KAFKA_BROKERS").expect("run through make test");
+    let prefix = format!("t{}.", Uuid::new_v4().simple());
+    let args = kafka::KafkaArgs::new(brokers.clone()).with_prefix(prefix.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let admin = kafka::Admin::new(&args).unwrap();
+    runtime.block_on(async {
+        let small = |name: &str| kafka::TopicSpec {
+            name: args.topic(name),
+            partitions: 2,
+            replication: None,
+            config: Vec::new(),
+        };
+        admin.ensure_topics(&[small("events")]).await.unwrap();
+    });
+    // While the command runs.
+    let watching = {
+        let (brokers, prefix) = (brokers.clone(), prefix.clone());
+        std::thread::spawn(move || topics(&brokers, &prefix, 6))
+    };
+    runtime.block_on(async {
+        while !watching.is_finished() {
+            let raw = admin.partitions(&args.topic("events.raw")).await.unwrap_or(0);
+            let enriched = admin.partitions(&args.topic("events")).await.unwrap();
+            assert!(raw <= enriched, "events.raw has {raw} partitions, events {enriched}");
+        }
+    });
+    let said = watching.join().unwrap();
+    assert!(said.contains(&format!("grown {prefix}events, 2 to 6 partitions")), "{said}");
+    assert!(said.contains(&format!("made {prefix}events.raw, 6 partitions")), "{said}");
 }

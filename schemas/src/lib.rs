@@ -7,6 +7,7 @@ pub mod avro;
 pub mod framing;
 mod ids;
 mod records;
+pub mod start;
 
 pub use avro::DecodeError;
 pub use framing::{current_body, decode, decode_body, encode};

@@ -134,6 +134,45 @@ pub enum Halt {
         /// The raw topic it names.
         found: Uuid,
     },
+    /// Retention was faster than the sink.
+    #[error(
+        "{partition}: a gap: offset {expected} was due, but Kafka has removed what lies before {low} (retention ran out); if \
+         that is truly gone, run `tidewatch-partitions accept --gap {partition}`"
+    )]
+    Removed {
+        /// Where.
+        partition: PartitionKey,
+        /// The offset that was due.
+        expected: i64,
+        /// First offset there is.
+        low: i64,
+    },
+    /// The topic has fewer records than were read from it.
+    #[error(
+        "{partition}: offset {expected} was due, but Kafka has {low} to {high}: the topic was deleted and created anew; to \
+         go on with the new one, run `tidewatch-partitions accept --new-topic {partition}`"
+    )]
+    Shorter {
+        /// Where.
+        partition: PartitionKey,
+        /// The offset that was due.
+        expected: i64,
+        /// First offset there is.
+        low: i64,
+        /// The offset after the last.
+        high: i64,
+    },
+}
+
+impl Halt {
+    /// Kafka has offsets `low` to `high`, and `expected` is none of them.
+    pub fn out_of_range(partition: PartitionKey, expected: i64, low: i64, high: i64) -> Self {
+        if expected < low {
+            Self::Removed { partition, expected, low }
+        } else {
+            Self::Shorter { partition, expected, low, high }
+        }
+    }
 }
 
 impl Position {
@@ -238,6 +277,14 @@ mod tests {
         let halt = position.step(EVENTS, 10, 10, Some(&other)).unwrap_err();
         assert!(halt.to_string().contains("accept --new-topic events/2"), "{halt}");
         assert_eq!(position, at(10, 5));
+    }
+
+    #[test]
+    fn an_offset_that_the_log_does_not_have_names_the_command() {
+        let removed = Halt::out_of_range(EVENTS, 10, 15, 20).to_string();
+        assert!(removed.ends_with("accept --gap events/2`"), "{removed}");
+        let shorter = Halt::out_of_range(EVENTS, 10, 0, 5).to_string();
+        assert!(shorter.ends_with("accept --new-topic events/2`"), "{shorter}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::batch::Incoming;
 use crate::config::Config;
 use crate::intake::Intake;
 use crate::pipeline::Pipeline;
-use crate::position::{PartitionKey, Position, Topic};
+use crate::position::{Halt, PartitionKey, Position, Topic};
 use crate::stages::Event;
 use crate::write::{self, Writer};
 
@@ -265,12 +265,8 @@ impl Sink {
                 }
             }
             Input::Failed(ConsumeError::OffsetOutOfRange { partition, position, low, high }) => {
-                let key = self.key(&partition)?;
-                bail!(
-                    "{key}: offset {position} was due, but Kafka has {low} to {high}: retention has removed records that \
-                     were never stored, or the topic is another one; if they are truly gone, run \
-                     `tidewatch-partitions accept --gap {key}`"
-                );
+                metrics::SINK_GAPS.add(1);
+                return Err(Halt::out_of_range(self.key(&partition)?, position, low, high).into());
             }
             Input::Failed(error) => return Err(error).context("reading cannot go on"),
         }

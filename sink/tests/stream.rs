@@ -220,6 +220,44 @@ async fn another_raw_topic_stops_the_sink() {
     assert_eq!(database.number(EVENTS).await, 10);
 }
 
+/// Deletes topics and waits until they are gone.
+async fn delete(topics: &Topics, names: &[&str]) {
+    let admin = Admin::new(&topics.args).unwrap();
+    let names: Vec<String> = names.iter().map(|name| topics.args.topic(name)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    admin.delete_topics(&names).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !admin.topic_ids(&names).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "{names:?} are still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enriched_topic_that_was_made_anew_stops_the_sink() {
+    let (topics, database) = (Topics::new(1).await, Database::new().await);
+    topics.send("events", 0, (0..5).map(|offset| plain_record(0, offset, 10)).collect()).await;
+    let sink = Running::start(&topics, &database);
+    until(&database, EVENTS, 50).await;
+    sink.stop().await.unwrap();
+
+    // Shorter than what was read of the old one.
+    delete(&topics, &["events"]).await;
+    topics.create(1).await;
+    topics.send("events", 0, vec![plain_record(0, 5, 10)]).await;
+    let error = Running::start(&topics, &database).task.await.unwrap().unwrap_err().to_string();
+    let command = "tidewatch-partitions accept --new-topic events/0";
+    assert!(error.contains("offset 5 was due, but Kafka has 0 to 1") && error.contains(command), "{error}");
+
+    // Longer: enrich went on, and what it wrote first is before the sink's offset.
+    topics.send("events", 0, (6..12).map(|offset| plain_record(0, offset, 10)).collect()).await;
+    let error = Running::start(&topics, &database).task.await.unwrap().unwrap_err().to_string();
+    let command = "tidewatch-partitions accept --gap events/0";
+    assert!(error.contains("raw offsets 5 to 10 were never stored") && error.contains(command), "{error}");
+    assert_eq!(database.number(EVENTS).await, 50);
+    database.assert_consistent().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_writes_what_is_buffered() {
     let (topics, database) = (Topics::new(1).await, Database::new().await);

@@ -60,7 +60,7 @@ impl Feed {
                 .arg("replay")
                 .arg(&file.path)
                 .args(["--keep-times", "--batch", BATCH, "--format", "json"])
-                .args(["--ingest-url", url, "--token", &feeding.token, "--sender", &file.run])
+                .args(["--ingest-url", url, "--token", &feeding.token, "--sender", &file.sender])
                 .args([
                     "--rate",
                     &feeding.rate.to_string(),

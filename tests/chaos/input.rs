@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use schemas::partition_of;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -28,6 +29,8 @@ const ATTACKERS: usize = 24;
 pub struct File {
     /// Its name in the attribute `run` of its records; `seq` is the ordinal of the line.
     pub run: String,
+    /// Who pushes it: of as many files of events as there are partitions, each has a sender of another partition.
+    pub sender: String,
     /// Where it is.
     pub path: PathBuf,
     /// Lines in it.
@@ -46,17 +49,24 @@ pub struct Input {
 impl Input {
     /// Writes the files.
     pub fn write(seed: u64) -> Result<Input> {
+        Self::write_as(seed, "")
+    }
+
+    /// The same, with something before the name of each file: for a second input beside the first.
+    pub fn write_as(seed: u64, prefix: &str) -> Result<Input> {
         let directory = tempfile::tempdir().context("a directory for the input")?;
         let mut rng = StdRng::seed_from_u64(seed);
         let until = Timestamp::now() - SignedDuration::from_secs(60);
         let mut files = Vec::new();
         for number in 0..EVENT_FILES {
-            let run = format!("events-{number}");
+            let run = format!("{prefix}events-{number}");
             let lines = (0..EVENTS_EACH).map(|seq| event(&run, seq, until, &mut rng));
-            files.push(write(directory.path(), &run, lines, false)?);
+            let file = write(directory.path(), &run, lines, false)?;
+            files.push(File { sender: sender(&run, number), ..file });
         }
-        let lines = (0..FINDINGS).map(|seq| finding("findings", seq, until, &mut rng));
-        files.push(write(directory.path(), "findings", lines, true)?);
+        let run = format!("{prefix}findings");
+        let lines = (0..FINDINGS).map(|seq| finding(&run, seq, until, &mut rng));
+        files.push(write(directory.path(), &run, lines, true)?);
         Ok(Input { _directory: directory, files })
     }
 
@@ -76,6 +86,16 @@ impl Input {
     }
 }
 
+/// A sender whose records without a key go to that partition of as many as there are files.
+fn sender(run: &str, partition: usize) -> String {
+    let goes_there = |sender: &String| {
+        let parts: [&[u8]; 2] = [b"demo", sender.as_bytes()];
+        partition_of(&parts, EVENT_FILES as i32) == partition as i32
+    };
+    let mut names = (0u32..).map(|number| format!("{run}-{number}"));
+    names.find(goes_there).unwrap_or_else(|| run.to_owned())
+}
+
 fn write(
     directory: &Path,
     run: &str,
@@ -92,7 +112,7 @@ fn write(
     std::fs::File::create(&path)
         .and_then(|mut file| file.write_all(&bytes))
         .with_context(|| format!("writing {}", path.display()))?;
-    Ok(File { run: run.to_owned(), path, lines: count, findings })
+    Ok(File { run: run.to_owned(), sender: run.to_owned(), path, lines: count, findings })
 }
 
 fn time(seq: usize, of: usize, until: Timestamp, rng: &mut StdRng) -> Timestamp {

@@ -5,6 +5,7 @@
 mod feed;
 mod input;
 mod mutations;
+mod operator;
 mod proxy;
 mod scenarios;
 mod session;
@@ -50,7 +51,8 @@ struct Item {
     name: &'static str,
     about: &'static str,
     run: for<'a> fn(&'a Session) -> scenarios::Running<'a>,
-    must_fail: bool,
+    /// What it must fail of, if it must.
+    must_notice: Option<&'static [&'static str]>,
 }
 
 #[tokio::main]
@@ -91,14 +93,18 @@ async fn run(arguments: Arguments) -> Result<bool> {
         let ended = tokio::time::timeout(PATIENCE, (item.run)(&session)).await;
         let ended = ended.unwrap_or_else(|_| Err(anyhow!("not at its end after {PATIENCE:?}")));
         let seconds = begun.elapsed().as_secs_f32();
-        match (ended, item.must_fail) {
-            (Ok(()), false) => println!("    ok ({seconds:.0} s)"),
-            (Err(error), true) => println!("    noticed, as it must be ({seconds:.0} s): {error:#}"),
-            (Err(error), false) => {
-                println!("    FAILED ({seconds:.0} s): {error:#}");
+        match (ended.map_err(|error| format!("{error:#}")), item.must_notice) {
+            (Ok(()), None) => println!("    ok ({seconds:.0} s)"),
+            (Err(error), Some(signs)) if signs.iter().any(|sign| error.contains(sign)) => {
+                println!("    noticed, as it must be ({seconds:.0} s): {error}");
+            }
+            (Err(error), wanted) => {
+                let else_than =
+                    wanted.map(|signs| format!(" of something else than \"{}\"", signs.join("\" or \"")));
+                println!("    FAILED{} ({seconds:.0} s): {error}", else_than.unwrap_or_default());
                 failed.push(item.name);
             }
-            (Ok(()), true) => {
+            (Ok(()), Some(_)) => {
                 println!("    FAILED ({seconds:.0} s): the guard is off and nothing noticed");
                 failed.push(item.name);
             }
@@ -119,11 +125,11 @@ async fn run(arguments: Arguments) -> Result<bool> {
 fn chosen(arguments: &Arguments) -> Result<Vec<Item>> {
     let scenarios = scenarios::ALL.iter().map(|scenario| {
         let scenarios::Scenario { name, about, quick, run } = *scenario;
-        (Item { name, about, run, must_fail: false }, quick)
+        (Item { name, about, run, must_notice: None }, quick)
     });
     let mutations = mutations::ALL.iter().map(|mutation| {
-        let mutations::Mutation { name, about, quick, run } = *mutation;
-        (Item { name, about, run, must_fail: true }, quick)
+        let mutations::Mutation { name, about, quick, noticed, run } = *mutation;
+        (Item { name, about, run, must_notice: Some(noticed) }, quick)
     });
     let named = |name: &str| {
         arguments.names.is_empty() || arguments.names.iter().any(|wanted| name.starts_with(wanted.as_str()))

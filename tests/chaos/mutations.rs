@@ -18,25 +18,38 @@ pub struct Mutation {
     pub about: &'static str,
     /// Part of `make test`.
     pub quick: bool,
+    /// What the failure must speak of, any one of these: a scenario that fails for another reason shows nothing.
+    pub noticed: &'static [&'static str],
     /// The scenario with the guard off; an error is what is wanted.
     pub run: for<'a> fn(&'a Session) -> scenarios::Running<'a>,
 }
 
 macro_rules! mutations {
-    ($($name:literal $quick:literal $about:literal => $run:expr;)*) => {
-        &[$(Mutation { name: $name, about: $about, quick: $quick, run: |session| Box::pin($run(session)) },)*]
+    ($($name:literal $quick:literal $about:literal $noticed:expr => $run:expr;)*) => {
+        &[$(Mutation {
+            name: $name, about: $about, quick: $quick, noticed: &$noticed, run: |session| Box::pin($run(session)),
+        },)*]
     };
 }
 
 /// All of them.
 pub const ALL: &[Mutation] = mutations! {
-    "no-fence" true "sink_commit looks at neither epoch, position nor the ledger's key; a sink stands still, then goes on" => no_fence;
-    "offsets-apart" true "the sink commits rows first and positions after; kill -9 between the two" => offsets_apart;
-    "no-source-filter" true "the sink stores repeats of raw records; enrich stands still, then goes on" => no_source_filter;
-    "commit-before-delivery" true "enrich commits what it has not delivered; kill -9 with records under way" => commit_before_delivery;
-    "early-200" false "ingest answers before the broker does; the broker stands still, then kill -9 of ingest" => early_answer;
-    "evidence-added" false "the sink adds up what windows count instead of uniting; kill -9 of correlate" => evidence_added;
-    "early-locks" false "the sink locks rows at the start of its transaction; it stands still inside" => early_locks;
+    "no-fence" true "sink_commit looks at neither epoch, position nor the ledger's key; a sink stands still, then goes on"
+        ["stored more than once", "the ledger has a hole"] => no_fence;
+    "offsets-apart" true "the sink commits rows first and positions after; kill -9 between the two"
+        ["stored more than once"] => offsets_apart;
+    "no-source-filter" true "the sink stores repeats of raw records; enrich stands still, then goes on"
+        ["stored more than once"] => no_source_filter;
+    "commit-before-delivery" true "enrich commits what it has not delivered; kill -9 with records under way"
+        ["a gap"] => commit_before_delivery;
+    "early-200" false "ingest answers before the broker does; the broker stands still, then kill -9 of ingest"
+        ["neither stored nor quarantined"] => early_answer;
+    "acks-leader" false "ingest asks the leader alone; of three brokers two stand still, and the leader is lost"
+        ["neither stored nor quarantined"] => scenarios::cluster::leader_alone;
+    "evidence-added" false "the sink adds up what windows count instead of uniting; kill -9 of correlate"
+        ["incidents are not those"] => evidence_added;
+    "early-locks" false "the sink locks rows at the start of its transaction; it stands still inside"
+        ["blocked"] => early_locks;
 };
 
 /// A run with these failpoints; the feed and the judging are those of every scenario.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -11,13 +12,15 @@ use tokio::sync::watch;
 /// How a closing message ends on the wire: a simple query's text with its terminator.
 const COMMIT: &[u8] = b"COMMIT\0";
 
-/// A listener that forwards to one address.
+/// A listener that forwards to one address at a time.
 pub struct Proxy {
     address: String,
     state: Arc<State>,
 }
 
 struct State {
+    /// Where new connections go.
+    target: Mutex<String>,
     /// While true nothing is forwarded; connections stay open.
     black_hole: watch::Sender<bool>,
     /// Each change cuts every connection there is.
@@ -36,6 +39,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the proxy")?;
         let address = listener.local_addr()?.to_string();
         let state = Arc::new(State {
+            target: Mutex::new(target),
             black_hole: watch::Sender::new(false),
             cuts: watch::Sender::new(0),
             forwarded: watch::Sender::new(()),
@@ -45,10 +49,10 @@ impl Proxy {
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (state, target) = (Arc::clone(&shared), target.clone());
+                let state = Arc::clone(&shared);
                 tokio::spawn(async move {
                     // A connection that ends, ends: there is nobody to tell.
-                    let _ = forward(client, &target, &state).await;
+                    let _ = forward(client, &state).await;
                 });
             }
         });
@@ -58,6 +62,11 @@ impl Proxy {
     /// `host:port` of the listener.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Sends new connections elsewhere; returns where they went before.
+    pub fn redirect(&self, target: String) -> String {
+        std::mem::replace(&mut self.state.target.lock(), target)
     }
 
     /// Whether everything is swallowed from now on.
@@ -90,7 +99,8 @@ impl Proxy {
     }
 }
 
-async fn forward(client: TcpStream, target: &str, state: &State) -> std::io::Result<()> {
+async fn forward(client: TcpStream, state: &State) -> std::io::Result<()> {
+    let target = state.target.lock().clone();
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tidewatch_dev::{Backends, Kafka, KafkaOptions, Layout, Postgres, PostgresOptions, Scratch};
 
-use crate::feed::Feed;
+use crate::feed::{Acknowledged, Feed};
 use crate::input::Input;
 use crate::system::{System, Wishes};
 use crate::verdict::{self, Incidents};
@@ -33,7 +33,16 @@ pub struct Own {
     pub kafka: Kafka,
     /// The server.
     pub postgres: Postgres,
-    _scratch: Scratch,
+    scratch: Scratch,
+}
+
+impl Own {
+    /// A standby of the server.
+    pub async fn standby(&self, session: &Session, name: &str) -> Result<Postgres> {
+        let log = session.backends.logs.join(name).join("standby.log");
+        let options = PostgresOptions::new(self.scratch.path().join("standby"), log)?;
+        self.postgres.standby(options).await
+    }
 }
 
 impl Session {
@@ -75,7 +84,7 @@ impl Session {
             logs.join("postgres.log"),
         )?;
         let (kafka, postgres) = tokio::try_join!(Kafka::start(kafka), Postgres::start(postgres))?;
-        Ok(Own { kafka, postgres, _scratch: scratch })
+        Ok(Own { kafka, postgres, scratch })
     }
 
     /// Three brokers and a Postgres of the scenario's own.
@@ -125,9 +134,15 @@ impl Session {
     }
 
     /// Waits for the end of the pushes and of everything behind them, and judges.
-    pub async fn conclude(&self, system: &mut System, mut feed: Feed) -> Result<()> {
+    pub async fn conclude(&self, system: &mut System, feed: Feed) -> Result<()> {
+        let acknowledged = self.end(system, feed).await?;
+        verdict::judge(system, &self.input, &acknowledged, self.expected()).await
+    }
+
+    /// Waits for the end of the pushes and of everything behind them.
+    pub async fn end(&self, system: &mut System, mut feed: Feed) -> Result<Acknowledged> {
         let acknowledged = system.supervise(feed.finish()).await?;
         system.drain().await?;
-        verdict::judge(system, &self.input, &acknowledged, self.expected()).await
+        Ok(acknowledged)
     }
 }

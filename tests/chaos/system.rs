@@ -1,5 +1,6 @@
 //! The whole system under fault: every service a process that is started again when it dies, as an init system would.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::feed::{Feed, Feeding};
 use crate::input::Input;
+use crate::operator::Operator;
 
 /// How often dead services are looked for.
 const REVIVE_INTERVAL: Duration = Duration::from_millis(50);
@@ -36,6 +38,8 @@ pub struct System {
     pub deployment: Deployment,
     /// Deaths since the start, oldest first: names of instances.
     pub deaths: Vec<String>,
+    /// An operator is there, who does what a service that has ended says is to be done; none by default.
+    pub operator: Option<Operator>,
     backends: Backends,
     loadgen: PathBuf,
     direct_url: String,
@@ -57,7 +61,7 @@ impl System {
             deployment.services.set_environment(Service::Sink, "TIDEWATCH_DATABASE_URL", &url);
         }
         deployment.services.start_all().await?;
-        Ok(System { deployment, deaths: Vec::new(), backends, loadgen, direct_url })
+        Ok(System { deployment, deaths: Vec::new(), operator: None, backends, loadgen, direct_url })
     }
 
     /// The services.
@@ -93,7 +97,8 @@ impl System {
         self.push(input, rate, true)
     }
 
-    /// The same without keys, by which the sink would know repeats too: for faults that make nobody push again.
+    /// The same without keys, by which the sink would know repeats too and hide what else is doubled: for faults that make
+    /// nobody push again.
     pub fn feed_without_keys(&self, input: &Input, rate: u32) -> Result<Feed> {
         self.push(input, rate, false)
     }
@@ -117,15 +122,19 @@ impl System {
     }
 
     /// Starts again what has died. What dies at a failpoint does not meet it again.
-    pub fn revive(&mut self) -> Result<()> {
+    pub async fn revive(&mut self) -> Result<()> {
         let dead: Vec<(String, Service)> =
             self.deployment.services.dead().map(|(name, service)| (name.to_owned(), service)).collect();
-        for (_, service) in &dead {
-            self.arm(*service, "");
-        }
-        if !dead.is_empty() {
-            self.deployment.services.revive()?;
-            self.deaths.extend(dead.into_iter().map(|(name, _)| name));
+        for (name, service) in dead {
+            self.arm(service, "");
+            if let Some(operator) = &mut self.operator {
+                let log = self.deployment.services.options().logs.join(format!("{name}.log"));
+                if !operator.heed(&log, &mut self.deployment).await? {
+                    continue;
+                }
+            }
+            self.deployment.services.revive_one(&name)?;
+            self.deaths.push(name);
         }
         if let Some(last) = self.deaths.last()
             && self.deaths.iter().filter(|name| *name == last).count() > MOST_DEATHS
@@ -143,7 +152,7 @@ impl System {
         loop {
             tokio::select! {
                 result = &mut waiting => return result,
-                () = tokio::time::sleep(REVIVE_INTERVAL) => self.revive()?,
+                () = tokio::time::sleep(REVIVE_INTERVAL) => self.revive().await?,
             }
         }
     }
@@ -197,7 +206,11 @@ impl System {
     async fn behind(&self, admin: &Admin, database: &Client) -> Result<Option<String>> {
         for stream in ["events", "findings"] {
             let raw = self.name(&format!("{stream}.raw"));
-            for (partition, position) in positions(database, stream, "next_source_offset").await? {
+            let positions: BTreeMap<i32, i64> =
+                positions(database, stream, "next_source_offset").await?.into_iter().collect();
+            // All that the topic has: of one that has grown the sink may not have heard yet.
+            for partition in 0..admin.partitions(&raw).await? {
+                let position = positions.get(&partition).copied().unwrap_or(0);
                 let (_, end) = admin.watermarks(&raw, partition).await?;
                 // A transaction's marker may stand last, which no record follows.
                 if position + 1 < end

@@ -38,22 +38,14 @@ pub async fn judge(
     acknowledged: &Acknowledged,
     expected: Option<&Incidents>,
 ) -> Result<()> {
-    let database = system.database().await?;
-    let stored = rows(&database).await?;
-    let sent = input.identities();
-    let lost: Vec<_> = acknowledged.iter().filter(|identity| !stored.contains_key(*identity)).collect();
+    let lost = lost(system, &[input], acknowledged).await?;
     ensure!(
         lost.is_empty(),
         "{} acknowledged records are neither stored nor quarantined: {}",
         lost.len(),
         some(&lost)
     );
-    let foreign: Vec<_> = stored.keys().filter(|identity| !sent.contains(*identity)).collect();
-    ensure!(foreign.is_empty(), "{} stored records were never sent: {}", foreign.len(), some(&foreign));
-    let doubled: Vec<_> =
-        stored.iter().filter(|(_, rows)| **rows > 1).map(|(identity, _)| identity).collect();
-    ensure!(doubled.is_empty(), "{} records are stored more than once: {}", doubled.len(), some(&doubled));
-    add_up(&database).await?;
+    distinct(&system.database().await?).await?;
     if let Some(expected) = expected {
         let found = incidents(system).await?;
         ensure!(
@@ -65,13 +57,54 @@ pub async fn judge(
     Ok(())
 }
 
-/// Rows, identities, counts and ledger.
-async fn add_up(database: &Client) -> Result<()> {
-    for (what, query) in [
+/// The same for two inputs with a raw topic each: identities are of one topic, so two rows may have the same.
+pub async fn judge_both(system: &System, inputs: &[&Input], acknowledged: &Acknowledged) -> Result<()> {
+    let lost = lost(system, inputs, acknowledged).await?;
+    ensure!(
+        lost.is_empty(),
+        "{} acknowledged records are neither stored nor quarantined: {}",
+        lost.len(),
+        some(&lost)
+    );
+    Ok(())
+}
+
+/// The same where something had to be lost: how many records.
+pub async fn judge_with_loss(system: &System, input: &Input, acknowledged: &Acknowledged) -> Result<usize> {
+    let lost = lost(system, &[input], acknowledged).await?;
+    distinct(&system.database().await?).await?;
+    Ok(lost.len())
+}
+
+/// Acknowledged records that are not there; whatever else can be wrong is an error.
+async fn lost(system: &System, inputs: &[&Input], acknowledged: &Acknowledged) -> Result<Vec<(String, i64)>> {
+    let database = system.database().await?;
+    let stored = rows(&database).await?;
+    let sent: BTreeSet<_> = inputs.iter().flat_map(|input| input.identities()).collect();
+    let foreign: Vec<_> = stored.keys().filter(|identity| !sent.contains(*identity)).collect();
+    ensure!(foreign.is_empty(), "{} stored records were never sent: {}", foreign.len(), some(&foreign));
+    let doubled: Vec<_> =
+        stored.iter().filter(|(_, rows)| **rows > 1).map(|(identity, _)| identity).collect();
+    ensure!(doubled.is_empty(), "{} records are stored more than once: {}", doubled.len(), some(&doubled));
+    add_up(&database).await?;
+    system.deployment.partitions(&["doctor"]).await.context("the doctor finds what this has not")?;
+    Ok(acknowledged.iter().filter(|identity| !stored.contains_key(*identity)).cloned().collect())
+}
+
+/// No identity has two rows.
+async fn distinct(database: &Client) -> Result<()> {
+    none(database, &[
         ("an identity of events has several rows",
          "SELECT format('(%s, %s, %s)', kpart, koffset, kindex) FROM events GROUP BY kpart, koffset, kindex HAVING count(*) > 1 LIMIT 3"),
         ("an identity of findings has several rows",
          "SELECT format('(%s, %s, %s)', kpart, koffset, kindex) FROM findings GROUP BY kpart, koffset, kindex HAVING count(*) > 1 LIMIT 3"),
+    ])
+    .await
+}
+
+/// Rows, counts and ledger.
+async fn add_up(database: &Client) -> Result<()> {
+    none(database, &[
         ("counts are not the rows",
          "WITH counted AS (SELECT stream, org, hour, class_uid, severity_id, sum(n) AS n FROM counts GROUP BY 1, 2, 3, 4, 5),
                stored AS (
@@ -96,10 +129,16 @@ async fn add_up(database: &Client) -> Result<()> {
         ("the ledger has a hole",
          "SELECT format('%s/%s at %s', topic, kpart, first_offset) FROM (
               SELECT *, lag(next_offset) OVER w AS before, lag(next_source) OVER w AS source_before FROM sink_ledger
-              WINDOW w AS (PARTITION BY topic, kpart ORDER BY first_offset)) l
+              WINDOW w AS (PARTITION BY topic, kpart, generation ORDER BY first_offset)) l
           WHERE before <> first_offset OR source_before <> first_source LIMIT 3"),
-    ] {
-        let wrong = database.query(query, &[]).await.with_context(|| format!("checking whether {what}"))?;
+    ])
+    .await
+}
+
+/// None of these queries finds anything.
+async fn none(database: &Client, queries: &[(&str, &str)]) -> Result<()> {
+    for (what, query) in queries {
+        let wrong = database.query(*query, &[]).await.with_context(|| format!("checking whether {what}"))?;
         let wrong: Vec<String> = wrong.iter().map(|row| row.get(0)).collect();
         ensure!(wrong.is_empty(), "{what}: {}", wrong.join("; "));
     }

@@ -130,6 +130,16 @@ impl Pipeline {
         request.body(body).send().await.unwrap()
     }
 
+    /// What ingest says of a receipt, which must be there.
+    pub async fn receipt(&self, org: &Identity, id: &str) -> Value {
+        let url = format!("{}/v1/receipts/{id}", self.ingest_url());
+        let answer = self.http.get(url).bearer_auth(&org.ingest_token).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// The value of a series, by the end of its name with its labels, as an instance of a service has it now.
     pub async fn metric(&self, name: &str, series: &str) -> f64 {
         let metrics = self.services().metrics(name).await.unwrap();
@@ -151,6 +161,20 @@ impl Pipeline {
     /// `host:port` of the syslog listener, whose org is `demo`.
     pub fn syslog_tcp(&self) -> String {
         self.deployment.services.syslog_address()
+    }
+
+    /// Runs `tidewatch-partitions` on its database and topics until it ends; its output, which must be a success.
+    pub async fn partitions(&self, args: &[&str]) -> String {
+        let mut command = tokio::process::Command::new(self.binary("tidewatch-partitions"));
+        command
+            .args(args)
+            .env("TIDEWATCH_DATABASE_URL", self.deployment.database_url())
+            .env("TIDEWATCH_KAFKA_BROKERS", self.brokers())
+            .env("TIDEWATCH_TOPIC_PREFIX", self.topic(""));
+        let output = command.output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
     }
 
     /// `host:port` of the brokers.

@@ -97,6 +97,20 @@ impl Error {
         )
     }
 
+    /// Whether a group has members, so that nobody else may commit for it.
+    pub fn is_group_in_use(&self) -> bool {
+        matches!(
+            self.code,
+            Some(
+                Code::UnknownMemberId
+                    | Code::IllegalGeneration
+                    | Code::RebalanceInProgress
+                    | Code::NonEmptyGroup
+                    | Code::FencedInstanceId
+            )
+        )
+    }
+
     /// Whether no broker answered in time; the record may nevertheless have been stored.
     pub fn is_timeout(&self) -> bool {
         matches!(

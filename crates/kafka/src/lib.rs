@@ -38,12 +38,14 @@ mod producer;
 mod queue;
 mod record;
 
-pub use admin::{Admin, TopicSpec, TopicState};
+pub use admin::{Admin, Committed, TopicSpec, TopicState};
 pub use args::{ClientOption, ClientOptions, InvalidOption, InvalidPrefix, KafkaArgs, TopicPrefix};
 pub use consumer::{
     ConsumeError, Consumer, ConsumerOptions, ConsumerStats, Input, PartitionStats, Reply, Start, StartAt,
 };
 pub use error::{Class, Error};
 pub use ledger::{Ledger, Overlap};
-pub use producer::{Completion, FlushTimeout, Outgoing, Producer, ProducerOptions, ProducerStats, SendError};
+pub use producer::{
+    Acks, Completion, FlushTimeout, Outgoing, Producer, ProducerOptions, ProducerStats, SendError,
+};
 pub use record::{Record, TimestampKind, TopicPartition};

@@ -24,6 +24,15 @@ const BATCH_BYTES: usize = 1_000_000;
 /// Room for what the protocol adds to a record.
 const OVERHEAD_BYTES: usize = 512;
 
+/// Who must have a record before it counts as delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// Every in-sync replica; repeated requests are told apart.
+    All,
+    /// The leader alone: what it has told nobody dies with it. For tests that show what `All` is for.
+    Leader,
+}
+
 /// What one producer is for. [`ProducerOptions::new`] has the defaults.
 #[derive(Debug, Clone)]
 pub struct ProducerOptions {
@@ -42,6 +51,8 @@ pub struct ProducerOptions {
     /// Largest record (key, headers and payload, before compression). The topic must take 512 bytes more for the
     /// protocol. Default: 8 MiB less those.
     pub max_record_bytes: usize,
+    /// Default: [`Acks::All`].
+    pub acks: Acks,
 }
 
 impl ProducerOptions {
@@ -54,6 +65,7 @@ impl ProducerOptions {
             max_buffered_bytes: 64 << 20,
             max_buffered_records: 100_000,
             max_record_bytes: (8 << 20) - OVERHEAD_BYTES,
+            acks: Acks::All,
         }
     }
 }
@@ -172,9 +184,13 @@ impl Producer {
         let context = Context { shared: Arc::clone(&shared), errors: ErrorLog::default() };
         let message_bytes = options.max_record_bytes.saturating_add(OVERHEAD_BYTES);
         let mut config = args.client_config(&options.client_id);
+        let (acks, idempotence) = match options.acks {
+            Acks::All => ("all", "true"),
+            Acks::Leader => ("1", "false"),
+        };
         config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
+            .set("acks", acks)
+            .set("enable.idempotence", idempotence)
             .set("message.timeout.ms", options.message_timeout.map_or(0, millis).to_string())
             .set("linger.ms", options.linger.as_millis().to_string())
             .set("message.max.bytes", message_bytes.to_string())

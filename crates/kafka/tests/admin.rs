@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::{
     PATIENCE, Transactions, kafka, next, nowhere, number, options, outgoing, producer, send, send_numbers,
     spec, start_all, topic,
 };
-use tidewatch_kafka::{Admin, Class, Consumer, Error, Input, Record, Start, TopicPartition};
+use tidewatch_kafka::{Admin, Class, Committed, Consumer, Error, Input, Record, Start, TopicPartition};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
@@ -125,9 +126,76 @@ async fn the_offsets_of_a_group_are_read_and_set() {
     let Input::Assigned { partitions, reply } = next(&consumer).await else { panic!("assigned first") };
     reply.send(start_all(partitions, Start::CommittedOrBeginning));
     let error = admin.set_committed(&group, &[(at(1), 8)]).await.unwrap_err();
-    assert!(error.to_string().contains("no members"), "{error}");
+    assert!(error.to_string().contains("no members") && error.is_group_in_use(), "{error}");
     consumer.close().await;
     admin.set_committed(&group, &[(at(1), 8)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_text_beside_an_offset_is_there_until_a_member_commits() {
+    let args = kafka();
+    let admin = Admin::new(&args).unwrap();
+    let topic = topic(&args, "events", 1).await;
+    let (group, at) = (args.group("g"), TopicPartition::new(topic.as_str(), 0));
+    let there = async || {
+        let found = admin.committed_with_metadata(&group, std::slice::from_ref(&at)).await.unwrap();
+        found.into_iter().next().and_then(|(_, committed)| committed)
+    };
+    assert_eq!(there().await, None);
+    let committed = Committed { offset: 3, metadata: "decided: 3 ≠ 4".into() };
+    admin.set_committed_with_metadata(&group, &at, committed.clone()).await.unwrap();
+    assert_eq!(there().await, Some(committed));
+
+    send_numbers(&producer(&args), &topic, 0, 0..5).await;
+    let consumer = Consumer::start(&args, options(&args, "g", &topic)).unwrap();
+    let Input::Assigned { partitions, reply } = next(&consumer).await else { panic!("assigned first") };
+    reply.send(start_all(partitions, Start::Committed));
+    let Input::Records(records) = next(&consumer).await else { panic!("records then") };
+    assert_eq!(records[0].offset, 3);
+    consumer.commit_and_wait(vec![(at.clone(), 4)]).await.unwrap();
+    assert_eq!(there().await, Some(Committed { offset: 4, metadata: String::new() }));
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_partition_is_read_from_an_offset_until_something_is_found() {
+    let args = kafka();
+    let admin = Admin::new(&args).unwrap();
+    let topic = topic(&args, "events", 2).await;
+    let find = async |partition: i32, start: i64, wanted: i64| {
+        let look = move |found: &mut Option<i64>, record: Record| {
+            *found = (number(&record) == wanted).then_some(record.offset);
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        admin.scan(&topic, partition, start, None, look).await
+    };
+    assert_eq!(find(0, 0, 7).await.unwrap(), None);
+    send_numbers(&producer(&args), &topic, 0, 0..100).await;
+    assert_eq!(find(0, 0, 7).await.unwrap(), Some(7));
+    assert_eq!(find(0, 8, 7).await.unwrap(), None);
+    assert_eq!(find(0, 99, 99).await.unwrap(), Some(99));
+    assert_eq!(find(0, 100, 99).await.unwrap(), None);
+
+    // Records end before the log does.
+    let (name, brokers) = (topic.clone(), args.clone());
+    tokio::task::spawn_blocking(move || {
+        let transactions = Transactions::new(&brokers);
+        transactions.run(&name, 1, &["1", "2"], true);
+        transactions.run(&name, 1, &["3"], false);
+    })
+    .await
+    .unwrap();
+    assert_eq!(find(1, 0, 2).await.unwrap(), Some(1));
+    assert_eq!(find(1, 0, 3).await.unwrap(), None);
+    assert_eq!(find(1, 3, 3).await.unwrap(), None);
+    admin.delete_records(&topic, 0, 40).await.unwrap();
+    assert_eq!(admin.watermarks(&topic, 0).await.unwrap(), (40, 100));
+    assert!(find(0, 39, 99).await.is_err());
+    assert_eq!(find(0, 40, 99).await.unwrap(), Some(99));
+    assert!(admin.delete_records(&topic, 0, 101).await.is_err());
+    let error =
+        admin.scan(&args.topic("absent"), 0, 0, (), |(), _| ControlFlow::Break(())).await.unwrap_err();
+    assert!(error.is_unknown_topic(), "{error}");
 }
 
 #[tokio::test]

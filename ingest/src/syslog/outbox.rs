@@ -11,7 +11,7 @@ use service::{Shutdown, metrics};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::publish::{NotConnected, Publisher, Push, explain};
-use crate::receipt::{Failure, Receipt, Ticket};
+use crate::ticket::{Failure, Settlement, Ticket};
 
 /// Flights under way; with more, the listener stops reading.
 const MAX_FLIGHTS: usize = 8;
@@ -55,7 +55,7 @@ pub struct Outbox {
     org: Arc<str>,
     protocol: &'static str,
     shutdown: Shutdown,
-    flights: VecDeque<(Flight, Receipt)>,
+    flights: VecDeque<(Flight, Settlement)>,
 }
 
 impl Outbox {
@@ -83,7 +83,7 @@ impl Outbox {
     /// Waits for the oldest flight to succeed or fail. Cancel-safe; pending while nothing is under way.
     pub async fn oldest(&mut self) -> Result<(), Failure> {
         match self.flights.front_mut() {
-            Some((_, receipt)) => receipt.wait().await,
+            Some((_, receipt)) => receipt.wait().await.map(drop),
             None => std::future::pending().await,
         }
     }
@@ -120,7 +120,7 @@ impl Outbox {
             tracing::debug!(org = %self.org, "publishing {messages} syslog messages again: {}", explain(&failure));
             let stopping = self.shutdown.unless_requested(tokio::time::sleep(pause)).await.is_none();
             pause = (pause * 2).min(LONGEST_PAUSE);
-            match self.publish(flight).wait().await {
+            match self.publish(flight).wait().await.map(drop) {
                 Ok(()) => return true,
                 Err(_) if stopping => return false,
                 Err(again) => failure = again,
@@ -128,7 +128,7 @@ impl Outbox {
         }
     }
 
-    fn publish(&self, flight: &Flight) -> Receipt {
+    fn publish(&self, flight: &Flight) -> Settlement {
         let (ticket, receipt) = Ticket::new();
         let mut records = Vec::new();
         for group in &flight.groups {

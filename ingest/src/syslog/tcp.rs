@@ -98,7 +98,7 @@ struct Reader {
 /// Why reading paused.
 enum Event {
     Read(std::io::Result<usize>, Option<OwnedSemaphorePermit>),
-    Settled(Result<(), crate::receipt::Failure>),
+    Settled(Result<(), crate::ticket::Failure>),
     Idle,
     Stop,
 }

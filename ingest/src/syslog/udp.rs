@@ -15,8 +15,8 @@ use tokio::net::UdpSocket;
 
 use super::outbox::{Flight, Group, Outbox};
 use crate::publish::{MAX_EVENTS, Publisher};
-use crate::receipt::Failure;
 use crate::server::DRAIN_TIMEOUT;
+use crate::ticket::Failure;
 
 const PROTOCOL: &str = "syslog_udp";
 /// Asked of the kernel for datagrams that nobody has read yet; it may give less (net.core.rmem_max).

@@ -18,9 +18,11 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 const PARTITIONS: i32 = 4;
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../schemas/migrations/V1__tables.sql"),
+    include_str!("../../../schemas/migrations/V3__accept.sql"),
     include_str!("../../../schemas/migrations/V4__push_keys.sql"),
+    "CREATE TABLE quarantine_all PARTITION OF quarantine FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
 ];
 const PATIENCE: Duration = Duration::from_secs(30);
 

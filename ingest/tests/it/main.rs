@@ -13,6 +13,7 @@ mod harness;
 mod keys;
 mod limits;
 mod outage;
+mod receipts;
 mod shutdown;
 mod syslog;
 mod tokens;

@@ -10,6 +10,8 @@ mod lane;
 mod publish;
 mod resume;
 mod run;
+#[cfg(test)]
+mod simulation;
 
 pub use config::{Config, StateArgs};
 pub use run::run;

@@ -8,8 +8,8 @@ use anyhow::{Context as _, anyhow, bail};
 use arc_swap::ArcSwap;
 use detection::Rules;
 use kafka::{
-    Admin, Consumer, ConsumerOptions, Input, Outgoing, Producer, ProducerOptions, Record, SendError, Start,
-    StartAt, TopicPartition,
+    Admin, Consumer, ConsumerOptions, Input, Outgoing, Producer, ProducerOptions, Record, SendError, StartAt,
+    TopicPartition,
 };
 use schemas::{KEYED_PARTITIONS, Micros, SIGNALS_TOPIC, Stream};
 use service::{Dependency, metrics};
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::lanes::{Lanes, Ticket};
 use crate::live;
 use crate::matching::{Encoded, match_record};
+use crate::resume;
 use crate::watermarks::{Due, Watermarks};
 
 /// Bytes that the consumer reads ahead.
@@ -28,6 +29,10 @@ const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
 const MAX_PRODUCED_BYTES: usize = 16 << 20;
 /// How often positions are committed and the state of the world is looked at.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pauses between attempts to find out where to start, and how long they may take: less than the consumer waits.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+const RESUME_PATIENCE: Duration = Duration::from_secs(45);
 
 /// The last signal of a record was delivered, or one was not.
 type Delivered = (Ticket, Result<(), kafka::Error>);
@@ -62,17 +67,21 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
         max_buffered_bytes: MAX_READ_AHEAD_BYTES,
         ..ConsumerOptions::new("tidewatch-detect", group, inputs.to_vec())
     };
+    let groups = inputs.each_ref().map(|topic| options.group_of(&config.kafka, topic));
     let consumer = Consumer::start(&config.kafka, options)?;
     let (delivered, deliveries) = unbounded_channel();
+    let lanes = Lanes::default();
     let mut pipeline = Pipeline {
         inputs,
+        groups,
+        admin,
         signals,
         rules,
         consumer,
         producer,
         delivered,
         deliveries,
-        lanes: Lanes::default(),
+        lanes,
         watermarks: Watermarks::new(),
         kafka,
     };
@@ -86,6 +95,9 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
 struct Pipeline {
     /// Topics of events and findings, in the order of [`Stream::ALL`].
     inputs: [String; 2],
+    /// The groups that read them.
+    groups: [String; 2],
+    admin: Admin,
     signals: String,
     rules: Arc<ArcSwap<Rules>>,
     consumer: Consumer,
@@ -133,7 +145,7 @@ impl Pipeline {
     }
 
     /// Waits until nothing of these partitions, or of any, is under way.
-    async fn settle(&mut self, partitions: Option<&[kafka::TopicPartition]>) -> anyhow::Result<()> {
+    async fn settle(&mut self, partitions: Option<&[TopicPartition]>) -> anyhow::Result<()> {
         while !self.lanes.idle(partitions) {
             tokio::select! {
                 delivered = self.deliveries.recv() => self.delivered(delivered)?,
@@ -214,8 +226,7 @@ impl Pipeline {
                 for at in &partitions {
                     self.watermarks.assign(at.clone(), self.stream(&at.topic), Instant::now());
                 }
-                let start = Start::CommittedOrBeginning;
-                reply.send(partitions.into_iter().map(|at| StartAt { at, start }).collect());
+                reply.send(self.starts(&partitions).await?);
                 self.assigned("assigned");
             }
             Input::Revoked { partitions, lost, done } => {
@@ -242,6 +253,26 @@ impl Pipeline {
     fn stream(&self, topic: &str) -> Stream {
         let [events, _] = &self.inputs;
         if topic == events { Stream::Events } else { Stream::Findings }
+    }
+
+    /// Where to start each partition; asks again while Kafka does not answer.
+    async fn starts(&self, partitions: &[TopicPartition]) -> anyhow::Result<Vec<StartAt>> {
+        let [events, findings] = &self.groups;
+        let group_of = |topic: &str| {
+            if Some(topic) == self.inputs.first().map(String::as_str) { events } else { findings }
+        };
+        let patience = Instant::now() + RESUME_PATIENCE;
+        loop {
+            let error = match resume::starts(&self.admin, |topic| group_of(topic).clone(), partitions).await {
+                Ok(starts) => return Ok(starts),
+                Err(error) => error,
+            };
+            if !error.is_retriable() || Instant::now() > patience {
+                return Err(error).context("finding out where to start");
+            }
+            self.kafka.down(error.to_string());
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
     }
 
     fn assigned(&self, change: &str) {

@@ -275,6 +275,46 @@ async fn a_record_that_cannot_be_read_is_passed_over_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_removed_unread_or_made_anew_does_not_hold_it_up() {
+    let broker = Broker::new().await;
+    let admin = Admin::new(&broker.kafka).unwrap();
+    let rules = tempfile::tempdir().unwrap();
+    std::fs::write(rules.path().join("login.yml"), rule("root-login", "authentication", "user: root"))
+        .unwrap();
+    let service = Service::start(broker.config(rules.path()));
+    broker.push(Stream::Events, 0, 0, &[LOGIN]).await;
+    broker.push(Stream::Events, 0, 1, &[LOGIN]).await;
+    broker.signals(|seen| seen.len() == 2).await;
+    service.stop().await;
+
+    for offset in 2..6 {
+        broker.push(Stream::Events, 0, offset, &[LOGIN]).await;
+    }
+    let events = broker.kafka.topic("events");
+    admin.delete_records(&events, 0, 4).await.unwrap();
+    let service = Service::start(broker.config(rules.path()));
+    let seen = broker.signals(|seen| seen.len() == 4).await;
+    let offsets = |seen: &[Seen]| {
+        let mut offsets: Vec<i64> = seen.iter().map(|(_, offset, _)| *offset).collect();
+        offsets.sort_unstable();
+        offsets
+    };
+    assert_eq!(offsets(&seen), [0, 1, 4, 5]);
+    service.stop().await;
+
+    admin.delete_topics(&[&events]).await.unwrap();
+    let gone = async { while !admin.topic_ids(&[&events]).await.unwrap().is_empty() {} };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the topic is gone in time");
+    let spec = TopicSpec { name: events, partitions: 2, replication: None, config: vec![] };
+    admin.ensure_topics(&[spec]).await.unwrap();
+    broker.push(Stream::Events, 0, 6, &[LOGIN]).await;
+    let service = Service::start(broker.config(rules.path()));
+    let seen = broker.signals(|seen| seen.len() == 5).await;
+    assert_eq!(offsets(&seen), [0, 1, 4, 5, 6]);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_waits_for_kafka_saying_so_and_stops_when_asked_to() {
     let rules = tempfile::tempdir().unwrap();
     // Nothing listens on port 1.

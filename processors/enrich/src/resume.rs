@@ -1,7 +1,8 @@
 //! Where reading a raw partition goes on.
 
-use kafka::{Admin, Error, Record, Start, StartAt, TopicPartition};
-use schemas::{DecodeError, EventBatch, FindingBatch, Source, Stream};
+use kafka::{Admin, Committed, Error, Record, Start, StartAt, TopicPartition};
+use schemas::start::{self, RawLog};
+use schemas::{DecodeError, Stream};
 use uuid::Uuid;
 
 /// The enriched partition does not continue the raw one. Somebody has to decide what is right.
@@ -9,8 +10,8 @@ use uuid::Uuid;
 pub enum Broken {
     /// The raw topic was deleted and made anew, or the enriched one belongs to another.
     #[error(
-        "{enriched}[{partition}] was made from topic id {was}, but {raw} has id {is}: it was deleted and made \
-         anew, or the brokers are others. Delete the enriched topic too, or bring the old raw topic back"
+        "{enriched}[{partition}] was made from topic id {was}, but {raw} has id {is}: it was deleted and made anew, or \
+         the brokers are others; if the old one is gone for good, run `tidewatch-partitions accept --new-topic {place}`"
     )]
     AnotherTopic {
         /// Enriched topic.
@@ -23,6 +24,60 @@ pub enum Broken {
         was: Uuid,
         /// Id of the raw topic now.
         is: Uuid,
+        /// As `accept` names the raw partition.
+        place: String,
+    },
+    /// Retention was faster than this program.
+    #[error(
+        "{raw}[{partition}]: raw offsets {from} to {to} were never read, and Kafka has removed them (retention ran out); \
+         if they are truly gone, run `tidewatch-partitions accept --gap {place}`"
+    )]
+    Gap {
+        /// Raw topic.
+        raw: String,
+        /// Its partition.
+        partition: i32,
+        /// First offset that is gone.
+        from: i64,
+        /// First offset there is.
+        to: i64,
+        /// As `accept` names it.
+        place: String,
+    },
+    /// The group's offset is none of this log.
+    #[error(
+        "{raw}[{partition}] ends at offset {end}, but the group has read it up to {at}: it was deleted and made anew; to go \
+         on with the new one, run `tidewatch-partitions accept --new-topic {place}`"
+    )]
+    Beyond {
+        /// Raw topic.
+        raw: String,
+        /// Its partition.
+        partition: i32,
+        /// Where reading was to go on.
+        at: i64,
+        /// The end of the log.
+        end: i64,
+        /// As `accept` names it.
+        place: String,
+    },
+    /// The raw topic has lost records that were enriched. Its next ones would have their offsets, and be taken for them.
+    #[error(
+        "{raw}[{partition}] ends at offset {end}, but its records up to {at} have been enriched: Kafka has lost \
+         acknowledged records (an unclean election of a leader?), and new ones would be taken for those. Make the topic \
+         anew, then run `tidewatch-partitions accept --new-topic {place}`"
+    )]
+    Truncated {
+        /// Raw topic.
+        raw: String,
+        /// Its partition.
+        partition: i32,
+        /// The offset after the last one enriched.
+        at: i64,
+        /// The end of the log.
+        end: i64,
+        /// As `accept` names it.
+        place: String,
     },
     /// The last enriched record is none of this program's.
     #[error("the last record of {enriched}[{partition}], offset {offset}, is none of enrich's: {error}")]
@@ -53,50 +108,53 @@ pub struct Topics {
     pub raw_id: Uuid,
 }
 
-/// The first offset not in the enriched partition: what is committed or, where more has been delivered than was
-/// committed, what follows the last enriched record; the beginning where there is neither.
+impl Topics {
+    /// Says of which partition it is, and what to do.
+    fn broken(&self, partition: i32, why: start::Broken) -> Broken {
+        let (raw, place) = (self.raw.clone(), format!("{}/{partition}", self.stream.raw_topic()));
+        match why {
+            start::Broken::AnotherTopic { was } => {
+                let enriched = self.enriched.clone();
+                Broken::AnotherTopic { enriched, raw, partition, was, is: self.raw_id, place }
+            }
+            start::Broken::Gap { from, to } => Broken::Gap { raw, partition, from, to, place },
+            start::Broken::Beyond { at, end } => Broken::Beyond { raw, partition, at, end, place },
+            start::Broken::Truncated { at, end } => Broken::Truncated { raw, partition, at, end, place },
+        }
+    }
+
+    /// Why reading cannot go on at `position` in a log of offsets `low` to `high`.
+    pub fn out_of_range(&self, partition: i32, position: i64, low: i64, high: i64) -> Broken {
+        let why = if position < low {
+            start::Broken::Gap { from: position, to: low }
+        } else {
+            start::Broken::Beyond { at: position, end: high }
+        };
+        self.broken(partition, why)
+    }
+}
+
+/// The first offset not in the enriched partition, as [`start::start`] finds it.
 fn start(
     topics: &Topics,
     partition: i32,
-    committed: Option<i64>,
+    committed: Option<&Committed>,
     last: Option<&Record>,
+    (low, high): (i64, i64),
 ) -> Result<Start, Broken> {
-    let delivered = match last {
-        Some(last) => {
-            let source = source(topics.stream, last).map_err(|error| Broken::Foreign {
-                enriched: topics.enriched.clone(),
-                partition,
-                offset: last.offset,
-                error,
-            })?;
-            if source.topic_id != topics.raw_id {
-                return Err(Broken::AnotherTopic {
-                    enriched: topics.enriched.clone(),
-                    raw: topics.raw.clone(),
-                    partition,
-                    was: source.topic_id,
-                    is: topics.raw_id,
-                });
-            }
-            Some(source.offset.saturating_add(1))
-        }
-        None => None,
+    let source = |last: &Record| {
+        start::source_of(topics.stream, &last.payload).map_err(|error| Broken::Foreign {
+            enriched: topics.enriched.clone(),
+            partition,
+            offset: last.offset,
+            error,
+        })
     };
-    Ok(committed.max(delivered).map_or(Start::Beginning, Start::Offset))
-}
-
-/// What an enriched record was made from.
-fn source(stream: Stream, record: &Record) -> Result<Source, DecodeError> {
-    match stream {
-        Stream::Events => {
-            let body = schemas::current_body::<EventBatch<'_>>(&record.payload)?;
-            Ok(schemas::decode_body::<EventBatch<'_>>(&body)?.source)
-        }
-        Stream::Findings => {
-            let body = schemas::current_body::<FindingBatch<'_>>(&record.payload)?;
-            Ok(schemas::decode_body::<FindingBatch<'_>>(&body)?.source)
-        }
-    }
+    let last = last.map(source).transpose()?;
+    let committed = committed.map(|committed| (committed.offset, committed.metadata.as_str()));
+    let raw = RawLog { topic_id: topics.raw_id, low, high };
+    let start = start::start(committed, last.as_ref(), &raw);
+    Ok(start.map_err(|why| topics.broken(partition, why))?.map_or(Start::Beginning, Start::Offset))
 }
 
 /// Why no start can be named.
@@ -127,7 +185,8 @@ impl ResumeError {
 /// Where to start raw partitions of one stream.
 ///
 /// # Errors
-/// Kafka did not answer, the enriched topic has fewer partitions, or they do not continue the raw ones.
+/// Kafka did not answer, the enriched topic has fewer partitions, or they do not continue the raw ones and nobody has
+/// accepted that.
 pub async fn starts(
     admin: &Admin,
     topics: &Topics,
@@ -136,13 +195,14 @@ pub async fn starts(
     let mut starts = Vec::with_capacity(partitions.len());
     let numbers: Vec<i32> = partitions.iter().map(|at| at.partition).collect();
     let lasts = admin.last_records(&topics.enriched, &numbers).await?;
-    for ((at, committed), (_, last)) in
-        admin.committed(&topics.group, partitions).await?.into_iter().zip(lasts)
-    {
-        let start = start(topics, at.partition, committed, last.as_ref())?;
+    let committed = admin.committed_with_metadata(&topics.group, partitions).await?;
+    for ((at, committed), (_, last)) in committed.into_iter().zip(lasts) {
+        let ends = admin.watermarks(&topics.raw, at.partition).await?;
+        let start = start(topics, at.partition, committed.as_ref(), last.as_ref(), ends)?;
         tracing::info!(
             partition = %at,
-            committed,
+            committed = committed.as_ref().map(|committed| committed.offset),
+            decided = committed.map(|committed| committed.metadata).filter(|text| !text.is_empty()),
             last_enriched = last.as_ref().map(|last| last.offset),
             "starting at {start:?}"
         );
@@ -156,6 +216,7 @@ mod tests {
     use std::sync::Arc;
 
     use kafka::TimestampKind;
+    use schemas::{EventBatch, Source};
 
     use super::*;
 
@@ -191,31 +252,55 @@ mod tests {
         record(payload)
     }
 
+    fn committed(offset: i64) -> Committed {
+        Committed { offset, metadata: String::new() }
+    }
+
     #[test]
     fn reading_goes_on_after_what_was_delivered() {
         let topics = topics();
         let last = enriched(41, topics.raw_id);
-        for (committed, last, expected) in [
-            (None, None, Start::Beginning),
-            (None, Some(&last), Start::Offset(42)),
-            (Some(40), None, Start::Offset(40)),
-            (Some(40), Some(&last), Start::Offset(42)),
-            (Some(50), Some(&last), Start::Offset(50)),
+        let start = |committed: Option<Committed>, last| start(&topics, 2, committed.as_ref(), last, (0, 60));
+        assert_eq!(start(None, None), Ok(Start::Beginning));
+        assert_eq!(start(Some(committed(40)), Some(&last)), Ok(Start::Offset(42)));
+        assert_eq!(start(Some(committed(50)), Some(&last)), Ok(Start::Offset(50)));
+    }
+
+    #[test]
+    fn what_does_not_fit_stops_loudly_and_names_the_command() {
+        let topics = topics();
+        let (same, other) = (enriched(41, topics.raw_id), enriched(41, Uuid::from_u128(2)));
+        for (at, last, ends, why, command) in [
+            (5, Some(&other), (0, 60), "deleted and made anew", "accept --new-topic events.raw/2`"),
+            (5, None, (9, 60), "raw offsets 5 to 9 were never read", "accept --gap events.raw/2`"),
+            (5, Some(&same), (50, 60), "raw offsets 42 to 50 were", "accept --gap events.raw/2`"),
+            (70, None, (0, 60), "the group has read it up to 70", "accept --new-topic events.raw/2`"),
+            (
+                5,
+                Some(&same),
+                (0, 20),
+                "records up to 42 have been enriched",
+                "accept --new-topic events.raw/2`",
+            ),
         ] {
-            assert_eq!(start(&topics, 2, committed, last), Ok(expected));
+            let broken = start(&topics, 2, Some(&committed(at)), last, ends).unwrap_err().to_string();
+            assert!(broken.contains(why) && broken.ends_with(command), "{broken}");
         }
     }
 
     #[test]
-    fn another_topic_of_the_same_name_stops_loudly() {
-        let last = enriched(41, Uuid::from_u128(2));
-        let broken = start(&topics(), 2, Some(5), Some(&last)).unwrap_err();
-        assert!(broken.to_string().contains("deleted and made anew"), "{broken}");
+    fn a_reader_that_retention_overtook_says_the_same() {
+        let topics = topics();
+        assert_eq!(
+            topics.out_of_range(2, 5, 9, 60),
+            start(&topics, 2, Some(&committed(5)), None, (9, 60)).unwrap_err()
+        );
+        assert!(matches!(topics.out_of_range(2, 70, 9, 60), Broken::Beyond { at: 70, end: 60, .. }));
     }
 
     #[test]
     fn a_tail_that_is_not_ours_stops_loudly() {
-        let broken = start(&topics(), 2, None, Some(&record(b"{}".to_vec()))).unwrap_err();
+        let broken = start(&topics(), 2, None, Some(&record(b"{}".to_vec())), (0, 60)).unwrap_err();
         assert!(matches!(broken, Broken::Foreign { offset: 70, .. }), "{broken}");
     }
 }

@@ -1,12 +1,14 @@
 //! The stream: consume, convert, produce, commit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use kafka::{
-    Admin, Consumer, ConsumerOptions, Input, Producer, ProducerOptions, Record, StartAt, TopicPartition,
+    Admin, ConsumeError, Consumer, ConsumerOptions, Input, Producer, ProducerOptions, Record, StartAt,
+    TopicPartition,
 };
 use schemas::Stream;
 use service::{Dependency, metrics};
@@ -29,6 +31,8 @@ const MAX_PRODUCED_BYTES: usize = 48 << 20;
 const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
 /// How often positions are committed and the state of the world is looked at.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether the raw topics are still the same.
+const TOPIC_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses between attempts to find out where to start.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long those attempts may take: less than the consumer waits for the answer.
@@ -78,7 +82,7 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     });
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let workers = Workers::start(threads, &shared).context("starting the threads that convert")?;
-    let group = config.kafka.group("tidewatch-enrich");
+    let group = config.kafka.group(schemas::start::ENRICH_GROUP);
     let raw = topics.iter().map(|topics| topics.raw.clone()).collect();
     let options = ConsumerOptions {
         max_buffered_bytes: MAX_READ_AHEAD_BYTES,
@@ -95,6 +99,24 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     let Pipeline { consumer, .. } = pipeline;
     consumer.close().await;
     ended
+}
+
+/// Returns the name of the first of these topics that is not the one any more that it was. A consumer would not notice when
+/// the new one has grown past its position, and go on there.
+async fn made_anew(admin: Admin, names: [String; 2]) -> String {
+    let names = names.each_ref().map(String::as_str);
+    let mut known = HashMap::new();
+    loop {
+        // Who does not answer is asked again.
+        if let Ok(ids) = admin.topic_ids(&names).await {
+            for (name, id) in ids {
+                if *known.entry(name.clone()).or_insert(id) != id {
+                    return name;
+                }
+            }
+        }
+        tokio::time::sleep(TOPIC_INTERVAL).await;
+    }
 }
 
 struct Pipeline {
@@ -114,13 +136,18 @@ impl Pipeline {
         // A process that stood still has one tick to make up for.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = shutdown.requested();
-        tokio::pin!(stop);
+        let names = self.topics.each_ref().map(|topics| topics.raw.clone());
+        let anew = made_anew(self.admin.clone(), names);
+        tokio::pin!(stop, anew);
         loop {
             let has_room = self.lanes.under_way_bytes() < MAX_UNDER_WAY_BYTES;
             tokio::select! {
                 biased;
                 () = &mut stop => break,
                 delivered = self.deliveries.recv() => self.delivered(delivered)?,
+                topic = &mut anew => bail!(
+                    "{topic} was deleted and made anew while it was read: where to go on is found out at the next start"
+                ),
                 error = self.shared.producer.failed() => return Err(error).context("the producer cannot go on"),
                 _ = tick.tick() => self.tick(),
                 input = self.consumer.next(), if has_room => match input {
@@ -226,9 +253,20 @@ impl Pipeline {
                     metrics::KAFKA_LAG.with([&at.topic, &at.partition.to_string()]).set(0.0);
                 }
             }
-            Input::Failed(error) => return Err(error).context("reading cannot go on"),
+            Input::Failed(error) => return Err(self.explain(error)).context("reading cannot go on"),
         }
         Ok(())
+    }
+
+    /// Names the way out where there is one.
+    fn explain(&self, error: ConsumeError) -> anyhow::Error {
+        let ConsumeError::OffsetOutOfRange { partition: at, position, low, high } = &error else {
+            return error.into();
+        };
+        match self.topics.iter().find(|topics| *topics.raw == *at.topic) {
+            Some(topics) => topics.out_of_range(at.partition, *position, *low, *high).into(),
+            None => error.into(),
+        }
     }
 
     fn assigned(&self, change: &str) {

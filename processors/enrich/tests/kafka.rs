@@ -10,9 +10,10 @@
 use std::time::Duration;
 
 use kafka::{
-    Admin, Consumer, ConsumerOptions, Input, KafkaArgs, Outgoing, Producer, ProducerOptions, Record, Start,
-    StartAt, TopicPartition, TopicSpec,
+    Admin, Committed, Consumer, ConsumerOptions, Input, KafkaArgs, Outgoing, Producer, ProducerOptions,
+    Record, Start, StartAt, TopicPartition, TopicSpec,
 };
+use schemas::start::{Accepted, Decision};
 use schemas::{EventBatch, FindingBatch, Micros, RawBatchWriter, RunHead, Source, Stream};
 use service::{Context, ServiceArgs};
 use tidewatch_enrich::Config;
@@ -231,17 +232,142 @@ async fn without_a_committed_offset_it_goes_on_after_the_last_enriched_record() 
     running.stop().await.unwrap();
 }
 
+/// What the service ends with.
+async fn error(args: &KafkaArgs) -> String {
+    let running = Running::start(args);
+    let ended = tokio::time::timeout(PATIENCE, running.task).await.expect("an end in time").unwrap();
+    format!("{:#}", ended.unwrap_err())
+}
+
+/// Writes a decision as `tidewatch-partitions accept` does.
+async fn accept(admin: &Admin, args: &KafkaArgs, partition: i32, offset: i64, what: Decision) {
+    let raw = args.topic("events.raw");
+    let topic_id = admin.topic_ids(&[&raw]).await.unwrap()[&raw];
+    let committed = Committed { offset, metadata: Accepted { topic_id, what }.to_string() };
+    let (group, at) = (args.group("tidewatch-enrich-events.raw"), TopicPartition::new(raw, partition));
+    admin.set_committed_with_metadata(&group, &at, committed).await.unwrap();
+}
+
+/// From-offsets and offsets of raw records that those of a partition of `events` were made from, in order.
+async fn sources(args: &KafkaArgs, partition: i32, count: usize) -> Vec<(i64, i64)> {
+    let records = read(args, "events", count).await;
+    let sources = records.iter().filter(|record| record.partition == partition).map(|record| {
+        let source = events(record).source;
+        (source.from, source.offset)
+    });
+    sources.collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn another_raw_topic_of_the_same_name_stops_the_service() {
+async fn another_raw_topic_of_the_same_name_stops_the_service_until_it_is_accepted() {
     let args = kafka();
+    let admin = make_topics(&args).await;
+    let sender = Sender::new(&args);
+    for _ in 0..3 {
+        sender.send_lines(Stream::Events, 2, "a", &["x"]).await;
+    }
+    let running = Running::start(&args);
+    read(&args, "events", 3).await;
+    running.stop().await.unwrap();
+
+    let raw = args.topic("events.raw");
+    admin.delete_topics(&[&raw]).await.unwrap();
+    let gone = async { while !admin.topic_ids(&[&raw]).await.unwrap().is_empty() {} };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the topic is gone in time");
     make_topics(&args).await;
+    for _ in 0..2 {
+        sender.send_lines(Stream::Events, 2, "a", &["y"]).await;
+    }
+    let told = error(&args).await;
+    let command = "tidewatch-partitions accept --new-topic events.raw/2";
+    assert!(told.contains("deleted and made") && told.contains(command), "{told}");
+    assert_eq!(count(&admin, &args, "events").await, 3);
+
+    accept(&admin, &args, 2, 0, Decision::Topic).await;
+    let running = Running::start(&args);
+    assert_eq!(sources(&args, 2, 5).await, [(0, 0), (1, 1), (2, 2), (0, 0), (1, 1)]);
+    running.stop().await.unwrap();
+    // Once something of the new topic is there, nobody has to say anything any more.
+    sender.send_lines(Stream::Events, 2, "a", &["y"]).await;
+    let running = Running::start(&args);
+    assert_eq!(sources(&args, 2, 6).await[5], (2, 2));
+    running.stop().await.unwrap();
+    assert_eq!(count(&admin, &args, "events").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_about_another_topic_does_not_count() {
+    let args = kafka();
+    let admin = make_topics(&args).await;
     let sender = Sender::new(&args);
     sender.send_lines(Stream::Events, 0, "a", &["x"]).await;
     sender.send("events", 0, &[], &enriched(Uuid::new_v4(), 0, 6)).await;
+    let accepted = Accepted { topic_id: Uuid::new_v4(), what: Decision::Topic };
+    let (group, at) =
+        (args.group("tidewatch-enrich-events.raw"), TopicPartition::new(args.topic("events.raw"), 0));
+    let committed = Committed { offset: 0, metadata: accepted.to_string() };
+    admin.set_committed_with_metadata(&group, &at, committed).await.unwrap();
+    let told = error(&args).await;
+    assert!(told.contains("tidewatch-partitions accept --new-topic events.raw/0"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_offsets_that_retention_removed_unread_stop_the_service_until_that_is_accepted() {
+    let args = kafka();
+    let admin = make_topics(&args).await;
+    let sender = Sender::new(&args);
+    for _ in 0..10 {
+        sender.send_lines(Stream::Events, 1, "a", &["x"]).await;
+    }
     let running = Running::start(&args);
-    let ended = tokio::time::timeout(PATIENCE, running.task).await.expect("an end in time").unwrap();
-    let error = format!("{:#}", ended.unwrap_err());
-    assert!(error.contains("deleted and made"), "{error}");
+    read(&args, "events", 10).await;
+    running.stop().await.unwrap();
+    for _ in 0..10 {
+        sender.send_lines(Stream::Events, 1, "a", &["x"]).await;
+    }
+    // What was read may go.
+    let raw = args.topic("events.raw");
+    admin.delete_records(&raw, 1, 10).await.unwrap();
+    let running = Running::start(&args);
+    read(&args, "events", 20).await;
+    running.stop().await.unwrap();
+
+    for _ in 0..10 {
+        sender.send_lines(Stream::Events, 1, "a", &["x"]).await;
+    }
+    admin.delete_records(&raw, 1, 25).await.unwrap();
+    let told = error(&args).await;
+    let command = "tidewatch-partitions accept --gap events.raw/1";
+    assert!(told.contains("raw offsets 20 to 25 were never read") && told.contains(command), "{told}");
+    assert_eq!(count(&admin, &args, "events").await, 20);
+
+    accept(&admin, &args, 1, 25, Decision::Gap { from: 20, to: 25 }).await;
+    let running = Running::start(&args);
+    // The sink sees the gap by itself: nothing pretends that 20 to 25 were there.
+    assert_eq!(sources(&args, 1, 25).await[20..], [25, 26, 27, 28, 29].map(|offset| (offset, offset)));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_enriched_again_is_enriched_once_more() {
+    let args = kafka();
+    let admin = make_topics(&args).await;
+    let sender = Sender::new(&args);
+    for _ in 0..6 {
+        sender.send_lines(Stream::Events, 1, "a", &["x"]).await;
+    }
+    let running = Running::start(&args);
+    read(&args, "events", 6).await;
+    running.stop().await.unwrap();
+    accept(&admin, &args, 1, 2, Decision::Again { from: 2, to: 6 }).await;
+    let running = Running::start(&args);
+    assert_eq!(sources(&args, 1, 10).await[6..], [2, 3, 4, 5].map(|offset| (offset, offset)));
+    running.stop().await.unwrap();
+    assert_eq!(committed(&admin, &args, 1).await, Some(6));
+    let running = Running::start(&args);
+    sender.send_lines(Stream::Events, 1, "a", &["x"]).await;
+    assert_eq!(sources(&args, 1, 11).await[10], (6, 6));
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

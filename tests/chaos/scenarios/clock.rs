@@ -22,7 +22,7 @@ pub async fn sink_behind(session: &Session) -> Result<()> {
 async fn sink_off(session: &Session, seconds: i32) -> Result<()> {
     let environment = vec![(Service::Sink, "FAILPOINTS", format!("clock=return({seconds})"))];
     let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     session.conclude(&mut system, feed).await?;
     ensure!(system.deaths.is_empty(), "services died of it: {:?}", system.deaths);
     system.stop().await
@@ -32,7 +32,7 @@ async fn sink_off(session: &Session, seconds: i32) -> Result<()> {
 /// and the original kept.
 pub async fn shipper_off(session: &Session) -> Result<()> {
     let mut system = session.system(Wishes::default()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let (url, token) = (system.services().ingest_url(), system.deployment.tokens().ingest.clone());
     let day = SignedDuration::from_hours(24);
     for (host, offset) in [("ahead", day), ("behind", -day)] {

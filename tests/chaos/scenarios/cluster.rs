@@ -3,18 +3,23 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tidewatch_dev::{Backends, Kafka};
+use nix::sys::signal::Signal;
+use tidewatch_dev::{Backends, Kafka, Postgres, Service};
 
+use crate::scenarios::kafka::fenced_at_most;
 use crate::session::{RATE, Session};
 use crate::system::{System, Wishes};
 
 const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
 
-/// With two in-sync replicas asked for, one broker may go; when a second goes nothing may be acknowledged, and what was
-/// acknowledged before must be there when they come back.
-pub async fn loses_brokers(session: &Session) -> Result<()> {
-    let name = "cluster";
-    let (mut brokers, postgres, _scratch) = session.cluster(name).await?;
+/// A system on three brokers that asks for two in-sync replicas.
+async fn system_on(
+    session: &Session,
+    name: &str,
+    brokers: &[Kafka],
+    postgres: &Postgres,
+    environment: Vec<(Service, &'static str, String)>,
+) -> Result<System> {
     let addresses: Vec<String> = brokers.iter().map(Kafka::brokers).collect();
     let backends = Backends {
         kafka_brokers: addresses.join(","),
@@ -22,8 +27,15 @@ pub async fn loses_brokers(session: &Session) -> Result<()> {
         binaries: session.backends.binaries.clone(),
         logs: session.backends.logs.join(name),
     };
-    let wishes = Wishes { replication: Some(3), ..Wishes::default() };
-    let mut system = System::start(backends, wishes).await?;
+    System::start(backends, Wishes { environment, replication: Some(3), ..Wishes::default() }).await
+}
+
+/// With two in-sync replicas asked for, one broker may go; when a second goes nothing may be acknowledged, and what was
+/// acknowledged before must be there when they come back.
+pub async fn loses_brokers(session: &Session) -> Result<()> {
+    let name = "cluster";
+    let (mut brokers, postgres, _scratch) = session.cluster(name).await?;
+    let mut system = system_on(session, name, &brokers, &postgres, Vec::new()).await?;
     let feed = system.feed(&session.input, RATE)?;
     system.until_stored(1_000).await?;
 
@@ -53,8 +65,38 @@ pub async fn loses_brokers(session: &Session) -> Result<()> {
     let both = async { tokio::try_join!(second.restart(), third.restart()).map(drop) };
     system.supervise(both).await?;
     session.conclude(&mut system, feed).await?;
-    // A coordinator that has lost its memory may take an instance for its own double and end it; it is started again.
-    ensure!(!system.deaths.iter().any(|name| name == "ingest"), "ingest died of it");
+    fenced_at_most(&system)?;
+    system.stop().await?;
+    postgres.kill().await?;
+    Ok(())
+}
+
+/// Two of three brokers stand still, so that what reaches the third is nowhere else; then the third loses what it has told
+/// nobody. An acknowledgement by the leader alone is one of these.
+pub async fn leader_alone(session: &Session) -> Result<()> {
+    let name = "acks-leader";
+    let (mut brokers, postgres, _scratch) = session.cluster(name).await?;
+    let environment = vec![(Service::Ingest, "FAILPOINTS", "ingest.acks_all=return".to_owned())];
+    let mut system = system_on(session, name, &brokers, &postgres, environment).await?;
+    let feed = system.feed(&session.input, RATE)?;
+    system.until_stored(1_000).await?;
+
+    let [first, second, third] = brokers.as_mut_slice() else {
+        anyhow::bail!("three brokers were asked for")
+    };
+    // The first is the controller too: while it stands still nobody is declared dead.
+    for follower in [&*first, &*third] {
+        follower.process().signal(Signal::SIGSTOP)?;
+    }
+    system.pass(Duration::from_secs(2)).await?;
+    second.kill().await?;
+    for follower in [&*first, &*third] {
+        follower.process().signal(Signal::SIGCONT)?;
+    }
+    // The others lead its partitions before it comes back and follows them.
+    system.pass(Duration::from_secs(15)).await?;
+    system.supervise(second.restart()).await?;
+    session.conclude(&mut system, feed).await?;
     system.stop().await?;
     postgres.kill().await?;
     Ok(())

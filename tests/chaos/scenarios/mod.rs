@@ -1,13 +1,14 @@
 //! The scenarios, by name.
 
 mod clock;
-mod cluster;
+pub mod cluster;
 mod kafka;
 mod kill;
 mod poison;
 mod postgres;
 mod rebalance;
 mod recover;
+mod topics;
 pub mod zombie;
 
 use std::pin::Pin;
@@ -63,11 +64,15 @@ pub const ALL: &[Scenario] = scenarios! {
     "postgres-black-hole" false "packets to Postgres vanish for ten seconds" => postgres::black_hole;
     "postgres-restart" false "Postgres is restarted three times" => postgres::restarted;
     "postgres-locked" false "somebody holds a lock on the events for fifteen seconds" => postgres::locked;
-    "postgres-read-only" false "the server takes no writes for a while, as a standby does" => postgres::read_only;
+    "postgres-standby" false "the sink is led to a standby for a while" => postgres::standby;
     "postgres-disk-full" false "the disk of Postgres is full for a while" => postgres::disk_full;
     "kafka-killed" false "kill -9 of the broker, twice" => kafka::killed;
     "kafka-paused" false "the broker stands still for twenty seconds" => kafka::paused;
     "partitions-added" false "topics grow while events flow" => kafka::partitions_added;
+    "topic-raw-anew" false "the raw topic is deleted and made anew; an operator does what the services say" => topics::raw_anew;
+    "topic-enriched-anew" false "the enriched topic is deleted and made anew under load; likewise" => topics::enriched_anew;
+    "retention-raw" false "retention removes raw records that enrich has not read; likewise" => topics::raw_expired;
+    "retention-enriched" false "retention removes enriched records that the sink has not read; likewise" => topics::enriched_expired;
     "cluster" false "three brokers with min.insync.replicas=2 lose one, then two" => cluster::loses_brokers;
     "poison" true "records that are no good among those that are" => poison::among_neighbours;
     "poison-org" false "an org that sends nothing but poison" => poison::does_not_slow_others;

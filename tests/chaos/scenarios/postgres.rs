@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::Rng;
-use tidewatch_dev::Service;
-use tokio_postgres::NoTls;
+use tidewatch_dev::{Postgres, Service};
 
 use crate::proxy::Proxy;
 use crate::session::{Own, RATE, Session};
@@ -18,10 +17,7 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
 /// Backends of the scenario's own and a system whose sink reaches Postgres through a proxy.
 async fn behind_proxy(session: &Session, name: &str, failpoints: &str) -> Result<(Own, Proxy, System)> {
     let own = session.own(name).await?;
-    let url = own.postgres.superuser_url();
-    let (_, rest) = url.rsplit_once('@').context("a URL with credentials")?;
-    let (address, _) = rest.split_once('/').context("a URL with a database")?;
-    let proxy = Proxy::start(address.to_owned()).await?;
+    let proxy = Proxy::start(address(&own.postgres)?).await?;
     let wishes = Wishes {
         environment: vec![(Service::Sink, "FAILPOINTS", failpoints.to_owned())],
         postgres_through: Some(proxy.address().to_owned()),
@@ -31,11 +27,19 @@ async fn behind_proxy(session: &Session, name: &str, failpoints: &str) -> Result
     Ok((own, proxy, system))
 }
 
+/// `host:port` of a server.
+fn address(postgres: &Postgres) -> Result<String> {
+    let url = postgres.superuser_url();
+    let (_, rest) = url.rsplit_once('@').context("a URL with credentials")?;
+    let (address, _) = rest.split_once('/').context("a URL with a database")?;
+    Ok(address.to_owned())
+}
+
 pub async fn stopped_in_copy(session: &Session) -> Result<()> {
     let passes = session.rng("postgres-copy").random_range(2..10);
     let failpoints = format!("sink.copied={passes}*off->1*sleep(4000)");
     let (mut own, _proxy, mut system) = behind_proxy(session, "postgres-copy", &failpoints).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let database = system.database().await?;
     let waiting = "SELECT count(*) FROM pg_stat_activity
                    WHERE state = 'idle in transaction' AND clock_timestamp() - state_change > interval '1 second'";
@@ -56,7 +60,7 @@ pub async fn stopped_in_copy(session: &Session) -> Result<()> {
 pub async fn stopped_in_commit(session: &Session) -> Result<()> {
     let mut rng = session.rng("postgres-commit");
     let (mut own, proxy, mut system) = behind_proxy(session, "postgres-commit", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let mut stops = 0;
     for _ in 0..3 {
         system.pass(Duration::from_millis(rng.random_range(300..1_500))).await?;
@@ -78,7 +82,7 @@ pub async fn stopped_in_commit(session: &Session) -> Result<()> {
 pub async fn answer_lost(session: &Session) -> Result<()> {
     let mut rng = session.rng("postgres-answer-lost");
     let (_own, proxy, mut system) = behind_proxy(session, "postgres-answer-lost", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     for _ in 0..4 {
         system.pass(Duration::from_millis(rng.random_range(500..1_500))).await?;
         proxy.lose_answers(rng.random_range(1..3));
@@ -91,7 +95,7 @@ pub async fn answer_lost(session: &Session) -> Result<()> {
 
 pub async fn black_hole(session: &Session) -> Result<()> {
     let (_own, proxy, mut system) = behind_proxy(session, "postgres-black-hole", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     proxy.black_hole(true);
     system.pass(Duration::from_secs(10)).await?;
@@ -106,7 +110,7 @@ pub async fn black_hole(session: &Session) -> Result<()> {
 pub async fn restarted(session: &Session) -> Result<()> {
     let mut rng = session.rng("postgres-restart");
     let (mut own, _proxy, mut system) = behind_proxy(session, "postgres-restart", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     for _ in 0..3 {
         system.pass(Duration::from_millis(rng.random_range(500..2_500))).await?;
         own.postgres.restart().await?;
@@ -118,7 +122,7 @@ pub async fn restarted(session: &Session) -> Result<()> {
 
 pub async fn locked(session: &Session) -> Result<()> {
     let mut system = session.system(Wishes::default()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     let database = system.database().await?;
     database.batch_execute("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await?;
@@ -129,11 +133,14 @@ pub async fn locked(session: &Session) -> Result<()> {
     system.stop().await
 }
 
-pub async fn read_only(session: &Session) -> Result<()> {
-    let (own, proxy, mut system) = behind_proxy(session, "postgres-read-only", "").await?;
-    let feed = system.feed(&session.input, RATE)?;
+/// The sink's address leads to a real standby for a while.
+pub async fn standby(session: &Session) -> Result<()> {
+    let name = "postgres-standby";
+    let (own, proxy, mut system) = behind_proxy(session, name, "").await?;
+    let standby = own.standby(session, name).await?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
-    read_only_is(&own, true).await?;
+    let primary = proxy.redirect(address(&standby)?);
     proxy.cut();
     let said = async {
         let services = &system.deployment.services;
@@ -148,18 +155,12 @@ pub async fn read_only(session: &Session) -> Result<()> {
     let patient = tokio::time::timeout(Duration::from_secs(20), said).await;
     let said: Result<()> = patient.context("the sink does not say that the server is read-only")?;
     said?;
-    read_only_is(&own, false).await?;
+    proxy.redirect(primary);
     proxy.cut();
     session.conclude(&mut system, feed).await?;
     nobody_died(&system)?;
-    system.stop().await
-}
-
-async fn read_only_is(own: &Own, on: bool) -> Result<()> {
-    let (client, connection) = tokio_postgres::connect(&own.postgres.superuser_url(), NoTls).await?;
-    tokio::spawn(connection);
-    client.batch_execute(&format!("ALTER SYSTEM SET default_transaction_read_only = {on}")).await?;
-    client.batch_execute("SELECT pg_reload_conf()").await?;
+    system.stop().await?;
+    standby.kill().await?;
     Ok(())
 }
 
@@ -209,7 +210,7 @@ pub async fn disk_full(session: &Session) -> Result<()> {
     let disk = SmallDisk::mount()?;
     let mut own = session.own_at(name, Some(disk.path.join("postgres"))).await?;
     let mut system = session.system_on(&own, name, Wishes::default()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1_000).await?;
     disk.fill()?;
     system.pass(Duration::from_secs(8)).await?;

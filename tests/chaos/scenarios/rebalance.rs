@@ -29,7 +29,7 @@ async fn come_and_go(session: &Session, name: &str, time: Duration) -> Result<()
     let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
     let records = session.input.records() as f64 / session.input.files().len() as f64;
     let rate = (records / time.as_secs_f64()).ceil() as u32;
-    let feed = system.feed(&session.input, rate.min(RATE))?;
+    let feed = system.feed_without_keys(&session.input, rate.min(RATE))?;
     let end = Instant::now() + time;
     let mut more: Vec<(Service, String)> = Vec::new();
     while Instant::now() < end {

@@ -46,7 +46,7 @@ async fn stop_at(session: &Session, failpoint: &str, more: &str, prepare: Prepar
     let failpoints = format!("{failpoint}={passes}*off->1*return(stop);{more}");
     let mut system = two_sinks(session, failpoints).await?;
     prepare(&system).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     let deadline = Instant::now() + STOP_PATIENCE;
     while !is_stopped(&mut system, "sink")? {
         ensure!(Instant::now() < deadline, "the sink has not come by its failpoint");
@@ -64,7 +64,7 @@ async fn stop_at(session: &Session, failpoint: &str, more: &str, prepare: Prepar
 pub async fn random(session: &Session) -> Result<()> {
     let wait = session.rng("zombie-random").random_range(1_000..5_000);
     let mut system = two_sinks(session, String::new()).await?;
-    let feed = system.feed(&session.input, RATE)?;
+    let feed = system.feed_without_keys(&session.input, RATE)?;
     system.until_stored(1).await?;
     system.pass(Duration::from_millis(wait)).await?;
     system.services().process("sink")?.signal(Signal::SIGSTOP)?;
@@ -136,16 +136,25 @@ pub async fn take_over(system: &mut System) -> Result<()> {
     let stopped = Instant::now();
     let database = system.database().await?;
     let clock: String = database.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
+    let rows = database.query("SELECT kpart, epoch FROM sink_partition WHERE topic = 'events'", &[]).await?;
+    let (parts, epochs): (Vec<i32>, Vec<i64>) =
+        rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))).unzip();
+    let instances: Vec<String> = system.services().list().map(|(name, ..)| name.to_owned()).collect();
+    let other = instances.iter().find(|name| name.starts_with("sink-")).context("there is one sink only")?;
+    let events = system.name("events");
+    // Partitions that the other has keep their epochs.
+    let own = i64::try_from(system.assigned(other, &events).await?)?;
     let behind =
-        "SELECT count(*) FROM sink_partition WHERE topic = 'events' AND updated_at < $1::text::timestamptz";
+        "SELECT count(*) FROM sink_partition p JOIN unnest($1::int[], $2::bigint[]) AS before (kpart, epoch)
+                  USING (kpart) WHERE p.topic = 'events' AND p.epoch = before.epoch";
     let of_neighbour = "SELECT count(*) FROM sink_ledger WHERE committed_at > $1::text::timestamptz";
     let mut neighbour = None;
     loop {
-        let left: i64 = database.query_one(behind, &[&clock]).await?.get(0);
+        let left: i64 = database.query_one(behind, &[&parts, &epochs]).await?.get::<_, i64>(0) - own;
         if neighbour.is_none() && database.query_one(of_neighbour, &[&clock]).await?.get::<_, i64>(0) > 0 {
             neighbour = Some(stopped.elapsed());
         }
-        if left == 0 {
+        if left <= 0 {
             break;
         }
         if stopped.elapsed() > TAKEOVER {

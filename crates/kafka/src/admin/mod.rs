@@ -1,6 +1,7 @@
 //! Topics, their ids and ends, and the offsets of groups.
 
 mod groups;
+mod scan;
 mod tail;
 mod topics;
 
@@ -15,6 +16,7 @@ use crate::args::KafkaArgs;
 use crate::context::Quiet;
 use crate::error::{Class, Error};
 
+pub use groups::Committed;
 pub use topics::{TopicSpec, TopicState};
 
 /// One question to a broker.

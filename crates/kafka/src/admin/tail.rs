@@ -115,7 +115,8 @@ impl Inner {
         Ok(tails.into_iter().map(|tail| (tail.partition, tail.last)).collect())
     }
 
-    fn tail_reader(&self) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    /// A reader of partitions that are assigned by hand.
+    pub(super) fn tail_reader(&self) -> Result<BaseConsumer<Quiet>, KafkaError> {
         let mut config = self.args.client_config("tidewatch-admin");
         config
             // Assigning asks for a group; nothing is committed and none is joined.

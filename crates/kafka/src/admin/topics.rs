@@ -105,6 +105,19 @@ impl Admin {
         check("deleting", results, &[Code::UnknownTopicOrPartition])
     }
 
+    /// Removes the records of a partition before an offset, as retention does.
+    ///
+    /// # Errors
+    /// No broker answered, there is no such partition, or it ends before that offset.
+    pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Result<(), Error> {
+        let failed =
+            |error| Error::new(format!("removing records of {topic}[{partition}] before {before}"), &error);
+        let mut offsets = TopicPartitionList::with_capacity(1);
+        offsets.add_partition_offset(topic, partition, Offset::Offset(before)).map_err(failed)?;
+        let removed = self.inner.admin.delete_records(&offsets, &options()).await.map_err(failed)?;
+        removed.elements().iter().try_for_each(|element| element.error().map_err(failed))
+    }
+
     /// Grows a topic to this number of partitions and waits until they can be used. A topic cannot shrink.
     ///
     /// # Errors

@@ -103,6 +103,8 @@ table! {
         "Acknowledged keyed pushes that this process remembers."
     Histogram INGEST_KEY_LOOKUP_DURATION = "tidewatch_ingest_key_lookup_duration_seconds", "seconds", [], DURATIONS;
         "Time that a keyed push waited to hear whether Postgres knows it."
+    Counter INGEST_RECEIPTS = "tidewatch_ingest_receipts_total", "receipts", ["by", "state"];
+        "What was said of pushes beyond their acknowledgement: to those that waited (wait) and those that asked later (asked): acknowledged, stored, quarantined (every record of it), lost."
     Histogram INGEST_BATCH_EVENTS = "tidewatch_ingest_batch_events", "events", [], COUNTS;
         "Events in a raw batch, which is one Kafka record."
     Histogram INGEST_BATCH_SIZE = "tidewatch_ingest_batch_bytes", "bytes", [], SIZES;

@@ -26,6 +26,11 @@ impl Names {
         self.ids.insert(name.into(), id);
         Some(id)
     }
+
+    /// The name of an id. Looks at all of them.
+    pub(crate) fn name(&self, id: NameId) -> Option<&str> {
+        self.ids.iter().find(|(_, known)| **known == id).map(|(name, _)| name.as_ref())
+    }
 }
 
 /// The fields of one event's `attributes` that have known names.
@@ -105,10 +110,13 @@ impl<'de> Visitor<'de> for Known<'_> {
     }
 }
 
-/// A path in attributes as a rule writes it, `http.request.method`: the first name, and the steps below it.
-pub(crate) fn split_path(path: &str) -> Option<(&str, Vec<Box<str>>)> {
-    let (first, rest) = path.split_once('.')?;
-    Some((first, rest.split('.').map(Box::from).collect()))
+/// A path in attributes as a rule writes it, `http.request.method`: a name and the steps below it, for every dot that the
+/// name may end at, since an attribute's own name may have dots.
+pub(crate) fn split_path(path: &str) -> impl Iterator<Item = (&str, Vec<Box<str>>)> {
+    path.match_indices('.').filter_map(move |(dot, _)| {
+        let (first, rest) = (path.get(..dot)?, path.get(dot + 1..)?);
+        Some((first, rest.split('.').map(Box::from).collect()))
+    })
 }
 
 #[cfg(test)]
@@ -129,7 +137,7 @@ mod tests {
         assert_eq!(attributes.get(none), None);
         assert_eq!(attributes.path(http, &["none".into()]), None);
         assert!(any_string(Some(json), &mut |text| text == "x"));
-        let (first, steps) = split_path("http.request.method").unwrap();
+        let (first, steps) = split_path("http.request.method").next().unwrap();
         assert_eq!((first, steps.len()), ("http", 2));
     }
 

@@ -30,34 +30,46 @@ pub(crate) enum Column {
     User,
 }
 
+/// Whether events or findings have a column of that name, which rules can ask for.
+pub fn is_column(name: &str) -> bool {
+    Column::from_name(name).is_some()
+}
+
 /// `source_type` of findings, which have no such column.
 pub(crate) const FINDING: &str = "finding";
 
 impl Column {
-    /// The column called `name`, in SQL and in the records.
+    /// Every column, under its name in SQL and in the records.
+    pub(crate) const ALL: [(&'static str, Self); 19] = [
+        ("activity_id", Self::ActivityId),
+        ("class_uid", Self::ClassUid),
+        ("dst_ip", Self::DstIp),
+        ("dst_port", Self::DstPort),
+        ("host", Self::Host),
+        ("kind", Self::Kind),
+        ("labels", Self::Labels),
+        ("message", Self::Message),
+        ("resource", Self::Resource),
+        ("risk", Self::Risk),
+        ("scan_id", Self::ScanId),
+        ("scan_type", Self::ScanType),
+        ("severity_id", Self::SeverityId),
+        ("source_type", Self::SourceType),
+        ("src_ip", Self::SrcIp),
+        ("src_port", Self::SrcPort),
+        ("title", Self::Title),
+        ("uid", Self::Uid),
+        ("user", Self::User),
+    ];
+
+    /// The column called `name`.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "activity_id" => Self::ActivityId,
-            "class_uid" => Self::ClassUid,
-            "dst_ip" => Self::DstIp,
-            "dst_port" => Self::DstPort,
-            "host" => Self::Host,
-            "kind" => Self::Kind,
-            "labels" => Self::Labels,
-            "message" => Self::Message,
-            "resource" => Self::Resource,
-            "risk" => Self::Risk,
-            "scan_id" => Self::ScanId,
-            "scan_type" => Self::ScanType,
-            "severity_id" => Self::SeverityId,
-            "source_type" => Self::SourceType,
-            "src_ip" => Self::SrcIp,
-            "src_port" => Self::SrcPort,
-            "title" => Self::Title,
-            "uid" => Self::Uid,
-            "user" => Self::User,
-            _ => return None,
-        })
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, column)| *column)
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, column)| *column == self).map_or("", |(name, _)| name)
     }
 
     /// Its value in `event`, none where the event has no such column.

@@ -5,10 +5,12 @@
 
 mod condition;
 mod correlation;
+mod outline;
 mod rsigma;
 
 pub(crate) use rsigma::Rsigma;
 
+use crate::outline::Outline;
 use crate::rule::{Correlation, LogSource, Meta};
 use crate::taxonomy::Taxonomy;
 use crate::view::{Fields, View};
@@ -53,4 +55,10 @@ pub(crate) trait Engine {
         fields: &mut Fields,
         taxonomy: &Taxonomy,
     ) -> Result<Option<Document>, Refusal>;
+
+    /// What the last document of `documents` asks of an event; none if it is no detection rule.
+    fn outline(&self, documents: &[&str]) -> Option<Outline>;
+
+    /// The same with verdicts, for a rule that has been compiled with `fields`.
+    fn explain(&self, documents: &[&str], fields: &Fields, event: &View<'_>) -> Option<Outline>;
 }

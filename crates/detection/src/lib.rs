@@ -11,6 +11,7 @@ mod directory;
 mod engine;
 mod link;
 mod load;
+mod outline;
 mod route;
 mod rule;
 mod rules;
@@ -19,11 +20,14 @@ mod taxonomy;
 mod value;
 mod view;
 
+pub use columns::is_column;
 pub use correlate::{
     ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, Limits, MAX_ENTITIES, When,
 };
 pub use directory::{Directory, OpenError};
-pub use load::{Defect, Loaded, fingerprint, load, load_documents};
+pub use load::{Defect, DefectKind, Loaded, fingerprint, load, load_documents};
+pub use outline::{Found, Outline, Part, Selection, Stated, Test, Verdict};
+pub use route::log_sources;
 pub use rule::{
     Condition, Correlation, Detection, Kind, LogSource, MAX_RULES, MAX_THRESHOLD, MAX_TIMESPAN, Meta,
 };

@@ -27,8 +27,19 @@ pub struct Defect {
     pub line: usize,
     /// What is wrong, for a person.
     pub reason: String,
+    /// What follows from it.
+    pub kind: DefectKind,
     /// An earlier version of the file's rules stays in force.
     pub kept_last_good: bool,
+}
+
+/// What a defect means for its document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefectKind {
+    /// It is no rule.
+    Refused,
+    /// It is a rule, left out because another one has its id.
+    TakenId,
 }
 
 impl fmt::Display for Defect {
@@ -55,7 +66,13 @@ pub(crate) struct Source {
     pub documents: Vec<String>,
 }
 
-/// Loads every `*.yml` and `*.yaml` under `directory`, `*.test.yml` aside. For a document that is wrong, the rules that
+impl Source {
+    pub(crate) fn texts(&self) -> Vec<&str> {
+        self.documents.iter().map(String::as_str).collect()
+    }
+}
+
+/// Loads every `*.yml` and `*.yaml` under `directory`, `*.test.yml` aside; or the one file that it names. For a document that is wrong, the rules that
 /// `previous` had from the same file stay, unless they are there anew.
 ///
 /// # Errors
@@ -68,7 +85,10 @@ pub fn load(directory: &Path, taxonomy: &Taxonomy, previous: Option<&Rules>) -> 
     for (path, _) in files {
         match read(&path) {
             Ok(text) => sources.extend(split(&path, &text)),
-            Err(reason) => defects.push(Defect { path, line: 1, reason, kept_last_good: false }),
+            Err(reason) => {
+                let kind = DefectKind::Refused;
+                defects.push(Defect { path, line: 1, reason, kind, kept_last_good: false });
+            }
         }
     }
     Ok(compile(sources, defects, taxonomy, previous))
@@ -96,6 +116,11 @@ pub fn fingerprint(directory: &Path) -> io::Result<u64> {
 }
 
 fn walk(directory: &Path, depth: usize, files: &mut Vec<(PathBuf, std::fs::Metadata)>) -> io::Result<()> {
+    let metadata = std::fs::metadata(directory)?;
+    if metadata.is_file() {
+        files.push((directory.to_owned(), metadata));
+        return Ok(());
+    }
     let mut entries = std::fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
@@ -202,12 +227,13 @@ fn compile(
         defect.kept_last_good = kept.iter().any(|path| **path == *defect.path);
     }
     let (rules, left_out) = Rules::assemble(compiled, fields, taxonomy);
-    for (index, reason) in left_out {
+    for (index, kind, reason) in left_out {
         if let Some(source) = sources.get(index) {
             defects.push(Defect {
                 path: source.path.to_path_buf(),
                 line: source.line,
                 reason,
+                kind,
                 kept_last_good: false,
             });
         }
@@ -227,11 +253,11 @@ fn compile_one(
     fields: &mut Fields,
     taxonomy: &Taxonomy,
 ) -> Result<Option<Document>, Defect> {
-    let documents: Vec<&str> = source.documents.iter().map(String::as_str).collect();
-    Rsigma.compile(&documents, &hash(source), fields, taxonomy).map_err(|refusal| Defect {
+    Rsigma.compile(&source.texts(), &hash(source), fields, taxonomy).map_err(|refusal| Defect {
         path: source.path.to_path_buf(),
         line: source.line + refusal.line.map_or(0, |line| line - 1),
         reason: refusal.reason,
+        kind: DefectKind::Refused,
         kept_last_good: false,
     })
 }

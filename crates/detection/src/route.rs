@@ -15,19 +15,34 @@ pub(crate) type Candidates = Box<[u32]>;
 /// For every source type and class in the taxonomy, and for all others, the rules that can apply.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    by_source: AHashMap<Box<str>, ByClass>,
-    other: ByClass,
+    by_source: AHashMap<Box<str>, Source>,
+    other: Source,
     channel: FieldId,
+    provider: FieldId,
     event_id: FieldId,
 }
 
+/// Events of a source type: those that have certain fields, and the others.
 #[derive(Debug)]
+struct Source {
+    shapes: Vec<(Vec<Has>, ByClass)>,
+    plain: ByClass,
+}
+
+/// A field that an event has.
+#[derive(Debug)]
+struct Has {
+    field: FieldId,
+    value: Option<Box<str>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
 struct ByClass {
     classes: Vec<(i32, Target)>,
     other: Target,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Target {
     Rules(Candidates),
     /// Windows: the channel and event id decide.
@@ -37,27 +52,42 @@ enum Target {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct ByEventId {
     ids: AHashMap<i64, Candidates>,
     other: Candidates,
 }
 
-impl Routes {
-    /// Routes for rules of these log sources, by index.
-    pub(crate) fn new(logsources: &[LogSource], taxonomy: &Taxonomy, fields: &mut Fields) -> Self {
-        let entries = &taxonomy.sources;
-        let classes: BTreeSet<i32> = entries.iter().filter_map(|entry| entry.class_uid).collect();
-        // Entries without a source type are for the sources that have none of their own.
-        let by_class = |source: Option<&str>| {
-            let of_source: Vec<&SourceEntry> =
-                entries.iter().filter(|entry| entry.source_type.as_deref() == source).collect();
+impl Has {
+    fn new(text: &str, fields: &mut Fields, taxonomy: &Taxonomy) -> Self {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        Self { field: fields.intern(name, taxonomy), value: value.map(Box::from) }
+    }
+
+    fn holds(&self, event: &View<'_>) -> bool {
+        match (event.get(self.field), &self.value) {
+            (None | Some(Value::Null), _) => false,
+            (Some(_), None) => true,
+            (Some(found), Some(wanted)) => found.text().is_some_and(|text| text.as_ref() == wanted.as_ref()),
+        }
+    }
+}
+
+impl Source {
+    fn new(
+        of_source: &[&SourceEntry],
+        classes: &BTreeSet<i32>,
+        logsources: &[LogSource],
+        taxonomy: &Taxonomy,
+        fields: &mut Fields,
+    ) -> Self {
+        let by_class = |has: &[String]| {
             let target = |class: Option<i32>| {
-                let fitting: Vec<&SourceEntry> = of_source
-                    .iter()
-                    .copied()
-                    .filter(|entry| entry.class_uid.is_none() || entry.class_uid == class)
-                    .collect();
+                let fits = |entry: &&SourceEntry| {
+                    (entry.has.is_empty() || entry.has == has)
+                        && (entry.class_uid.is_none() || entry.class_uid == class)
+                };
+                let fitting: Vec<&SourceEntry> = of_source.iter().copied().filter(fits).collect();
                 Target::new(&fitting, logsources)
             };
             ByClass {
@@ -65,11 +95,49 @@ impl Routes {
                 other: target(None),
             }
         };
-        let names: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.source_type.as_deref()).collect();
+        let plain = by_class(&[]);
+        let mut seen: Vec<&[String]> = Vec::new();
+        let mut shapes = Vec::new();
+        for entry in of_source.iter().filter(|entry| !entry.has.is_empty()) {
+            if seen.contains(&entry.has.as_slice()) {
+                continue;
+            }
+            seen.push(&entry.has);
+            let rules = by_class(&entry.has);
+            // A shape without rules of its own costs no look at the event's attributes.
+            if rules != plain {
+                let has = entry.has.iter().map(|text| Has::new(text, fields, taxonomy)).collect();
+                shapes.push((has, rules));
+            }
+        }
+        Self { shapes, plain }
+    }
+}
+
+impl Routes {
+    /// Routes for rules of these log sources, by index.
+    pub(crate) fn new(logsources: &[LogSource], taxonomy: &Taxonomy, fields: &mut Fields) -> Self {
+        let entries = &taxonomy.sources;
+        let classes: BTreeSet<i32> = entries.iter().filter_map(|entry| entry.class_uid).collect();
+        let mut source = |of_source: Vec<&SourceEntry>| {
+            Source::new(&of_source, &classes, logsources, taxonomy, fields)
+        };
+        let names: BTreeSet<&String> =
+            entries.iter().flat_map(|entry| entry.source_type.as_slice()).collect();
+        let by_source = names
+            .into_iter()
+            .map(|name| {
+                let named = entries.iter().filter(|entry| entry.source_type.as_slice().contains(name));
+                (Box::from(name.as_str()), source(named.collect()))
+            })
+            .collect();
+        // Entries without a source type are for the sources that have none of their own.
+        let unnamed = entries.iter().filter(|entry| entry.source_type.as_slice().is_empty());
         Self {
-            by_source: names.iter().map(|&name| (Box::from(name), by_class(Some(name)))).collect(),
-            other: by_class(None),
+            by_source,
+            other: source(unnamed.collect()),
             channel: fields.intern("Channel", taxonomy),
+            provider: fields.intern("Provider_Name", taxonomy),
             event_id: fields.intern("EventID", taxonomy),
         }
     }
@@ -77,7 +145,9 @@ impl Routes {
     /// The rules that can apply to `event`, ascending.
     pub(crate) fn candidates<'r>(&'r self, event: &View<'_>) -> &'r [u32] {
         let subject = event.subject();
-        let by_class = self.by_source.get(subject.source_type()).unwrap_or(&self.other);
+        let source = self.by_source.get(subject.source_type()).unwrap_or(&self.other);
+        let shape = source.shapes.iter().find(|(has, _)| has.iter().all(|has| has.holds(event)));
+        let by_class = shape.map_or(&source.plain, |(_, by_class)| by_class);
         let class = subject.class_uid();
         let target = by_class
             .classes
@@ -87,7 +157,8 @@ impl Routes {
         match target {
             Target::Rules(rules) => rules,
             Target::Channels { channels, other } => {
-                let Some(Value::Str(channel)) = event.get(self.channel) else { return other };
+                let name = event.get(self.channel).or_else(|| event.get(self.provider));
+                let Some(Value::Str(channel)) = name else { return other };
                 let found = if channel.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     channels.get(channel.to_ascii_lowercase().as_str())
                 } else {
@@ -97,14 +168,51 @@ impl Routes {
                 if by_id.ids.is_empty() {
                     return &by_id.other;
                 }
-                let id = match event.get(self.event_id) {
-                    Some(Value::Int(id)) => Some(id),
-                    Some(Value::Str(text)) => text.parse().ok(),
-                    _ => None,
-                };
+                let id = event.get(self.event_id).and_then(|value| event_id(&value));
                 id.and_then(|id| by_id.ids.get(&id)).unwrap_or(&by_id.other)
             }
         }
+    }
+}
+
+/// The log sources that an event is of, for a person: `product windows, category process_creation`. `event` is a view for
+/// rules that are routed by the same taxonomy.
+pub fn log_sources(taxonomy: &Taxonomy, event: &View<'_>) -> Vec<String> {
+    let subject = event.subject();
+    let of = |entry: &SourceEntry, name: &str| entry.source_type.as_slice().iter().any(|own| own == name);
+    let named = taxonomy.sources.iter().any(|entry| of(entry, subject.source_type()));
+    let channel = match event.by_name("Channel").or_else(|| event.by_name("Provider_Name")) {
+        Some(Value::Str(channel)) => channel.to_lowercase(),
+        _ => String::new(),
+    };
+    let id = event.by_name("EventID").and_then(|value| event_id(&value));
+    let holds = |text: &String| {
+        let (name, wanted) =
+            text.split_once('=').map_or((text.as_str(), None), |(name, value)| (name, Some(value)));
+        let found = event.by_name(name).filter(|value| *value != Value::Null);
+        found.is_some_and(|found| wanted.is_none_or(|wanted| found.text().as_deref() == Some(wanted)))
+    };
+    let of_source = |entry: &&SourceEntry| match named {
+        true => of(entry, subject.source_type()),
+        false => entry.source_type.as_slice().is_empty(),
+    };
+    let entries: Vec<&SourceEntry> = taxonomy.sources.iter().filter(of_source).collect();
+    let shape = entries.iter().map(|entry| &entry.has).find(|has| !has.is_empty() && has.iter().all(holds));
+    let fits = |entry: &&&SourceEntry| {
+        let channels = entry.channel.as_slice();
+        (entry.has.is_empty() || Some(&entry.has) == shape)
+            && entry.class_uid.is_none_or(|class| class == subject.class_uid())
+            && (channels.is_empty() || channels.iter().any(|name| name.to_lowercase() == channel))
+            && (entry.event_ids.is_empty() || id.is_some_and(|id| entry.event_ids.contains(&id)))
+    };
+    entries.iter().filter(fits).map(ToString::to_string).collect()
+}
+
+fn event_id(value: &Value<'_>) -> Option<i64> {
+    match value {
+        Value::Int(id) => Some(*id),
+        Value::Str(text) => text.parse().ok(),
+        _ => None,
     }
 }
 
@@ -118,11 +226,11 @@ fn admitted<'e>(entries: impl Iterator<Item = &'e SourceEntry>, logsources: &[Lo
 
 impl Target {
     fn new(entries: &[&SourceEntry], logsources: &[LogSource]) -> Self {
-        let everywhere = || entries.iter().copied().filter(|entry| entry.channel.is_none());
+        let everywhere = || entries.iter().copied().filter(|entry| entry.channel.as_slice().is_empty());
         let other = admitted(everywhere(), logsources);
         let names: BTreeSet<String> = entries
             .iter()
-            .filter_map(|entry| entry.channel.as_ref())
+            .flat_map(|entry| entry.channel.as_slice())
             .map(|name| name.to_lowercase())
             .collect();
         let mut channels = AHashMap::new();
@@ -130,7 +238,10 @@ impl Target {
             let here: Vec<&SourceEntry> = entries
                 .iter()
                 .copied()
-                .filter(|entry| entry.channel.as_ref().is_none_or(|channel| channel.to_lowercase() == name))
+                .filter(|entry| {
+                    let own = entry.channel.as_slice();
+                    own.is_empty() || own.iter().any(|own| own.to_lowercase() == name)
+                })
                 .collect();
             let with = |id: Option<i64>| {
                 let fits = |entry: &&SourceEntry| {
@@ -163,7 +274,7 @@ mod tests {
 
     use crate::{Subject, Taxonomy, load_documents};
 
-    const RULES: [(&str, &str); 7] = [
+    const RULES: [(&str, &str); 12] = [
         ("1-any", "{}"),
         ("2-ssh", "{product: linux, service: sshd}"),
         ("3-process", "{category: process_creation, product: windows}"),
@@ -171,6 +282,11 @@ mod tests {
         ("5-windows", "{product: windows}"),
         ("6-web", "{category: webserver}"),
         ("7-login", "{category: authentication}"),
+        ("8-cloudtrail", "{product: aws, service: cloudtrail}"),
+        ("9-zeek-dns", "{product: zeek, service: dns}"),
+        ("a-dns", "{category: dns}"),
+        ("b-defender", "{product: windows, service: windefend}"),
+        ("c-clamav", "{product: linux, service: clamav}"),
     ];
 
     fn candidates(source_type: &str, class_uid: i32, attributes: &str) -> Vec<String> {
@@ -226,6 +342,15 @@ mod tests {
     #[case("windows", 3002, r#"{"Channel":"Security","EventID":4624}"#, &["1-any", "4-security", "5-windows", "7-login"])]
     #[case("windows", 0, r#"{"Channel":"Some-Driver","EventID":1}"#, &["1-any", "5-windows"])]
     #[case("windows", 0, "{}", &["1-any", "5-windows"])]
+    #[case("windows", 0, r#"{"Provider_Name":"Microsoft-Windows-Sysmon","EventID":1}"#, &["1-any", "3-process", "5-windows"])]
+    #[case("windows", 0, r#"{"Channel":"Microsoft-Windows-Windows Defender/Operational","EventID":1116}"#, &["1-any", "5-windows", "b-defender"])]
+    #[case("json", 0, r#"{"eventSource":"s3.amazonaws.com","eventName":"GetObject","awsRegion":"eu-1"}"#, &["1-any", "8-cloudtrail"])]
+    #[case("json", 0, r#"{"eventSource":"s3.amazonaws.com","eventName":"GetObject"}"#, &["1-any"])]
+    #[case("cloudtrail", 0, "{}", &["1-any", "8-cloudtrail"])]
+    #[case("json", 0, r#"{"_path":"dns","query":"x"}"#, &["1-any", "9-zeek-dns", "a-dns"])]
+    #[case("json", 0, r#"{"_path":"http"}"#, &["1-any"])]
+    #[case("syslog", 0, r#"{"app":"clamd"}"#, &["1-any", "c-clamav"])]
+    #[case("syslog", 0, r#"{"app":"cupsd"}"#, &["1-any"])]
     fn an_event_meets_the_rules_of_its_log_source_and_no_others(
         #[case] source_type: &str,
         #[case] class_uid: i32,

@@ -1,10 +1,13 @@
 //! A compiled set of rules.
 
+use std::path::Path;
+
 use ahash::AHashMap;
 
-use crate::engine::Document;
+use crate::engine::{Document, Engine, Rsigma};
 use crate::link::{Link, Placed, link};
-use crate::load::Source;
+use crate::load::{DefectKind, Source};
+use crate::outline::Outline;
 use crate::route::Routes;
 use crate::rule::{ALERT_SEVERITY, Correlation, Detection, LogSource, Meta};
 use crate::taxonomy::Taxonomy;
@@ -48,7 +51,7 @@ pub(crate) enum Known<'a> {
 }
 
 /// Why a document that compiled is left out all the same: index among the documents, and the reason.
-pub(crate) type LeftOut = (usize, String);
+pub(crate) type LeftOut = (usize, DefectKind, String);
 
 impl Rules {
     /// No rules at all.
@@ -74,7 +77,8 @@ impl Rules {
             };
             if let Some(first) = seen.get(&id) {
                 let place = format!("{}:{}", first.path.display(), first.line);
-                left_out.push((index, format!("the id {id} is taken by the rule at {place}")));
+                let reason = format!("the id {id} is taken by the rule at {place}");
+                left_out.push((index, DefectKind::TakenId, reason));
                 continue;
             }
             seen.insert(id, source.clone());
@@ -92,7 +96,8 @@ impl Rules {
 
         let (mut sources, mut detections): (Vec<Source>, Vec<Detection>) = detections.into_iter().unzip();
         let linked = link(correlations, &mut detections, &mut fields, taxonomy);
-        left_out.extend(linked.left_out);
+        let refused = |(index, reason)| (index, DefectKind::Refused, reason);
+        left_out.extend(linked.left_out.into_iter().map(refused));
         let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
         sources.extend(more);
 
@@ -155,6 +160,36 @@ impl Rules {
             .iter()
             .filter_map(|&index| self.detections.get(index as usize))
             .filter(move |rule| rule.matcher.matches(event))
+    }
+
+    /// File and line, from 1, of the rule of that id.
+    pub fn origin(&self, id: &str) -> Option<(&Path, usize)> {
+        self.source(id).map(|source| (source.path.as_ref(), source.line))
+    }
+
+    /// What `rule`, one of these, asks of an event.
+    pub fn outline(&self, rule: &Detection) -> Option<Outline> {
+        Rsigma.outline(&self.source(&rule.meta.id)?.texts())
+    }
+
+    /// The same, with what `event` has to say to each part. Costs a compilation: for a person who asks, not for a stream.
+    pub fn explain(&self, rule: &Detection, event: &View<'_>) -> Option<Outline> {
+        Rsigma.explain(&self.source(&rule.meta.id)?.texts(), &self.fields, event)
+    }
+
+    /// Whether `event` is evaluated against `rule`, one of these, at all.
+    pub fn routed(&self, rule: &Detection, event: &View<'_>) -> bool {
+        let candidates = self.routes.candidates(event).iter();
+        let mut rules = candidates.filter_map(|&index| self.detections.get(index as usize));
+        rules.any(|candidate| candidate.meta.id == rule.meta.id)
+    }
+
+    /// Sources stand as the rules do: detections, then correlations.
+    fn source(&self, id: &str) -> Option<&Source> {
+        match self.by_id.get(id)? {
+            RuleRef::Detection(index) => self.sources.get(*index),
+            RuleRef::Correlation(index) => self.sources.get(self.detections.len() + index),
+        }
     }
 
     #[cfg(test)]

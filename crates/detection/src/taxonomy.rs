@@ -1,6 +1,7 @@
 //! The two tables that tie Sigma's vocabulary to what arrives: log sources and field names.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use ahash::AHashMap;
 use serde::Deserialize;
@@ -29,12 +30,17 @@ pub struct Taxonomy {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceEntry {
-    /// `source_type` of the events; absent for those of source types that no entry names.
-    pub source_type: Option<String>,
+    /// `source_type` of the events; empty for those of source types that no entry names.
+    #[serde(default)]
+    pub source_type: Names,
+    /// Fields that they have, each as `name` or `name=value`; none where empty.
+    #[serde(default)]
+    pub has: Vec<String>,
     /// Their class; any where absent.
     pub class_uid: Option<i32>,
-    /// Their Windows channel; any where absent.
-    pub channel: Option<String>,
+    /// Their Windows channel, or the provider of events that do not name one; any where empty.
+    #[serde(default)]
+    pub channel: Names,
     /// Their Windows event ids; any where empty.
     #[serde(default)]
     pub event_ids: Vec<i64>,
@@ -49,7 +55,7 @@ pub(crate) struct SourceEntry {
 /// One name, several, or `any`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(untagged)]
-enum Names {
+pub(crate) enum Names {
     #[default]
     None,
     One(String),
@@ -66,13 +72,17 @@ enum Fit {
 }
 
 impl Names {
-    fn fit(&self, wanted: Option<&String>) -> Fit {
-        let Some(wanted) = wanted else { return Fit::NotAsked };
-        let names = match self {
+    pub(crate) fn as_slice(&self) -> &[String] {
+        match self {
             Self::None => &[],
             Self::One(name) => std::slice::from_ref(name),
-            Self::Many(names) => names.as_slice(),
-        };
+            Self::Many(names) => names,
+        }
+    }
+
+    fn fit(&self, wanted: Option<&String>) -> Fit {
+        let Some(wanted) = wanted else { return Fit::NotAsked };
+        let names = self.as_slice();
         if names.contains(wanted) {
             Fit::Named
         } else if names.iter().any(|name| name == "any") {
@@ -96,7 +106,27 @@ impl SourceEntry {
     }
 }
 
+impl fmt::Display for SourceEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        let parts = [("product", &self.product), ("category", &self.category), ("service", &self.service)];
+        for (what, names) in parts {
+            let names = names.as_slice();
+            if !names.is_empty() {
+                write!(f, "{separator}{what} {}", names.join("|"))?;
+                separator = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Taxonomy {
+    /// Whether any event that arrives can be of `logsource`.
+    pub fn routes(&self, logsource: &LogSource) -> bool {
+        *logsource == LogSource::default() || self.sources.iter().any(|entry| entry.admits(logsource))
+    }
+
     /// The tables that come with tidewatch.
     ///
     /// # Errors
@@ -118,7 +148,7 @@ impl Taxonomy {
     }
 
     /// Names under which the value of `field` may stand, best first, its own aside.
-    pub(crate) fn aliases(&self, field: &str) -> &[String] {
+    pub fn aliases(&self, field: &str) -> &[String] {
         self.fields.get(field).map_or(&[], Vec::as_slice)
     }
 }

@@ -59,6 +59,38 @@ impl Value<'_> {
     }
 }
 
+impl fmt::Display for Value<'_> {
+    /// As JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |f: &mut fmt::Formatter<'_>, text: &str| {
+            f.write_str(&serde_json::to_string(text).unwrap_or_default())
+        };
+        match self {
+            Value::Str(text) => quoted(f, text),
+            Value::Int(number) => number.fmt(f),
+            Value::Float(number) => number.fmt(f),
+            Value::Bool(truth) => truth.fmt(f),
+            Value::Null => f.write_str("null"),
+            Value::List(items) => {
+                f.write_str("[")?;
+                for (index, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if index == 0 { "" } else { ", " })?;
+                }
+                f.write_str("]")
+            }
+            Value::Map(entries) => {
+                f.write_str("{")?;
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { ", " })?;
+                    quoted(f, key)?;
+                    write!(f, ": {value}")?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
 impl<'a> Value<'a> {
     /// As text, for group keys: numbers in decimal, booleans as words; none for null, lists and objects.
     pub fn text(&self) -> Option<Cow<'a, str>> {

@@ -62,7 +62,7 @@ impl Fields {
         };
         add(Column::from_name(name).map(Place::Column));
         add(self.attributes.intern(name).map(Place::Attribute));
-        if let Some((first, steps)) = attributes::split_path(name) {
+        for (first, steps) in attributes::split_path(name) {
             add(self.attributes.intern(first).map(|first| Place::Path(first, steps)));
         }
     }
@@ -142,6 +142,25 @@ impl<'a> View<'a> {
             Place::Column(column) => self.subject.column(*column),
             Place::Attribute(name) => self.attributes().get(*name).map(Value::reborrow),
             Place::Path(name, steps) => self.attributes().path(*name, steps).map(Value::reborrow),
+        })
+    }
+
+    /// The field's value with the column or attribute it stands in, for a person.
+    pub(crate) fn found(&self, field: FieldId) -> Option<(String, Value<'_>)> {
+        let names = &self.fields.attributes;
+        let attribute = |name: NameId| format!("attribute {}", names.name(name).unwrap_or_default());
+        self.fields.places(field).iter().find_map(|place| match place {
+            Place::Column(column) => {
+                let value = self.subject.column(*column)?;
+                Some((format!("column {}", column.name()), value))
+            }
+            Place::Attribute(name) => {
+                Some((attribute(*name), self.attributes().get(*name).map(Value::reborrow)?))
+            }
+            Place::Path(name, steps) => {
+                let value = self.attributes().path(*name, steps).map(Value::reborrow)?;
+                Some((format!("{}.{}", attribute(*name), steps.join(".")), value))
+            }
         })
     }
 

@@ -29,3 +29,4 @@ pub use finding::{FindingRecord, finding};
 pub use input::{Input, MAX_EVENT_BYTES, digest, event, reject};
 pub use ip::parse as parse_ip;
 pub use json::for_each_string;
+pub use time::parse_time;

@@ -28,6 +28,11 @@ pub(crate) fn rfc3339(time: Micros) -> String {
     jiff::Timestamp::from_microsecond(time.0).map_or_else(|_| time.0.to_string(), |time| time.to_string())
 }
 
+/// Reads a time as [`event`](crate::event) does: RFC 3339 and its common variants, or an epoch.
+pub fn parse_time(text: &str) -> Option<Micros> {
+    parse(text).map(|time| time.micros)
+}
+
 /// A time as text: RFC 3339 (a blank for the `T`, a comma for the point, no zone: all common) or an epoch.
 pub(crate) fn parse(text: &str) -> Option<Time> {
     let mut cursor = Cursor { rest: text.as_bytes() };

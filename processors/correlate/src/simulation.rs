@@ -71,6 +71,7 @@ fn signal(index: usize, time: i64, group: i64, alarm: bool) -> Signal<'static> {
         index: i32::try_from(index).unwrap(),
         org: "demo".into(),
         correlation_id: (!alarm).then(|| BURST.into()),
+        chain_id: None,
         base_rule_id: if alarm { ALARM } else { "base" }.into(),
         rule_hash: "".into(),
         group_key: vec![pair("src_ip", format!("192.0.2.{group}"))],

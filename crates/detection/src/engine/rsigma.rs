@@ -14,7 +14,8 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, correlation};
+use super::{Document, Engine, Matcher, Refusal, correlation, outline};
+use crate::outline::Outline;
 use crate::rule::{LogSource, Meta};
 use crate::taxonomy::Taxonomy;
 use crate::value::Value;
@@ -51,6 +52,18 @@ impl Engine for Rsigma {
         }
         Ok(None)
     }
+
+    fn outline(&self, documents: &[&str]) -> Option<Outline> {
+        Some(outline::of(&last_rule(documents)?, None))
+    }
+
+    fn explain(&self, documents: &[&str], fields: &Fields, event: &View<'_>) -> Option<Outline> {
+        Some(outline::of(&last_rule(documents)?, Some((fields, event))))
+    }
+}
+
+fn last_rule(documents: &[&str]) -> Option<SigmaRule> {
+    parse(&documents.join("\n---\n")).ok()?.rules.pop()
 }
 
 fn parse(text: &str) -> Result<SigmaCollection, Refusal> {
@@ -117,21 +130,21 @@ fn detection(
 }
 
 /// A detection compiled for evaluation against a [`View`].
-enum Program {
+pub(super) enum Program {
     /// Selections and conditions resolved here.
     Resolved { selections: Vec<Selection>, conditions: Vec<Condition> },
     /// A rule that matches inside arrays: rsigma evaluates it itself.
     Whole(Box<CompiledRule>),
 }
 
-enum Selection {
+pub(super) enum Selection {
     AllOf(Vec<Item>),
     AnyOf(Vec<Selection>),
     And(Vec<Selection>),
     Keywords(CompiledMatcher),
 }
 
-struct Item {
+pub(super) struct Item {
     field: Option<FieldId>,
     exists: Option<bool>,
     matcher: CompiledMatcher,
@@ -142,6 +155,11 @@ impl Program {
         for detection in rule.detections.values() {
             intern(detection, fields, taxonomy);
         }
+        Self::with_known_fields(rule, fields)
+    }
+
+    /// The program of a rule whose field names all have ids.
+    pub(super) fn with_known_fields(rule: CompiledRule, fields: &Fields) -> Result<Self, Refusal> {
         let mut names: Vec<String> = rule.detections.keys().cloned().collect();
         names.sort();
         let conditions: Vec<Condition> = rule

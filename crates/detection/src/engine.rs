@@ -5,13 +5,15 @@
 
 mod condition;
 mod correlation;
+mod filter;
 mod outline;
 mod rsigma;
 
 pub(crate) use rsigma::Rsigma;
 
+use crate::orgs::OrgsDocument;
 use crate::outline::Outline;
-use crate::rule::{Correlation, LogSource, Meta};
+use crate::rule::{Correlation, Filter, LogSource, Meta};
 use crate::taxonomy::Taxonomy;
 use crate::view::{Fields, View};
 
@@ -27,6 +29,10 @@ pub(crate) enum Document {
     Detection { meta: Meta, logsource: LogSource, matcher: Box<dyn Matcher> },
     /// A correlation.
     Correlation(Correlation),
+    /// A filter.
+    Filter(Filter),
+    /// What single orgs have of their own: no Sigma, and no engine's.
+    Orgs(OrgsDocument),
 }
 
 /// Why a document is no rule.

@@ -11,6 +11,7 @@ mod directory;
 mod engine;
 mod link;
 mod load;
+mod orgs;
 mod outline;
 mod route;
 mod rule;
@@ -29,7 +30,7 @@ pub use load::{Defect, DefectKind, Loaded, fingerprint, load, load_documents};
 pub use outline::{Found, Outline, Part, Selection, Stated, Test, Verdict};
 pub use route::log_sources;
 pub use rule::{
-    Condition, Correlation, Detection, Kind, LogSource, MAX_RULES, MAX_THRESHOLD, MAX_TIMESPAN, Meta,
+    Condition, Correlation, Detection, Filter, Kind, LogSource, MAX_RULES, MAX_THRESHOLD, MAX_TIMESPAN, Meta,
 };
 pub use rules::Rules;
 pub use signals::{Partitioned, signal_partition};

@@ -1,5 +1,6 @@
 //! Rules from a directory of YAML files.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Document, Engine, Rsigma};
+use crate::orgs::OrgsDocument;
 use crate::rules::Rules;
 use crate::taxonomy::Taxonomy;
 use crate::view::Fields;
@@ -72,8 +74,8 @@ impl Source {
     }
 }
 
-/// Loads every `*.yml` and `*.yaml` under `directory`, `*.test.yml` aside; or the one file that it names. For a document that is wrong, the rules that
-/// `previous` had from the same file stay, unless they are there anew.
+/// Loads every `*.yml` and `*.yaml` under `directory`, `*.test.yml` aside; or the one file that it names. For a document
+/// that is wrong, the rules that `previous` had from the same file stay, unless they are there anew.
 ///
 /// # Errors
 /// The directory cannot be read; files below it that cannot are defects.
@@ -241,10 +243,12 @@ fn compile(
     Loaded { rules, defects }
 }
 
-fn id_of(document: &Document) -> &str {
+fn id_of(document: &Document) -> Cow<'_, str> {
     match document {
-        Document::Detection { meta, .. } => &meta.id,
-        Document::Correlation(rule) => &rule.meta.id,
+        Document::Detection { meta, .. } => Cow::Borrowed(&meta.id),
+        Document::Correlation(rule) => Cow::Borrowed(&rule.meta.id),
+        Document::Filter(filter) => Cow::Borrowed(filter.identity()),
+        Document::Orgs(orgs) => Cow::Owned(orgs.id()),
     }
 }
 
@@ -253,7 +257,13 @@ fn compile_one(
     fields: &mut Fields,
     taxonomy: &Taxonomy,
 ) -> Result<Option<Document>, Defect> {
-    Rsigma.compile(&source.texts(), &hash(source), fields, taxonomy).map_err(|refusal| Defect {
+    let compiled = match source.documents.last() {
+        Some(text) if OrgsDocument::is_one(text) => {
+            OrgsDocument::parse(text).map(|document| Some(Document::Orgs(document)))
+        }
+        _ => Rsigma.compile(&source.texts(), &hash(source), fields, taxonomy),
+    };
+    compiled.map_err(|refusal| Defect {
         path: source.path.to_path_buf(),
         line: source.line + refusal.line.map_or(0, |line| line - 1),
         reason: refusal.reason,

@@ -119,9 +119,8 @@ impl Routes {
     pub(crate) fn new(logsources: &[LogSource], taxonomy: &Taxonomy, fields: &mut Fields) -> Self {
         let entries = &taxonomy.sources;
         let classes: BTreeSet<i32> = entries.iter().filter_map(|entry| entry.class_uid).collect();
-        let mut source = |of_source: Vec<&SourceEntry>| {
-            Source::new(&of_source, &classes, logsources, taxonomy, fields)
-        };
+        let mut source =
+            |of_source: Vec<&SourceEntry>| Source::new(&of_source, &classes, logsources, taxonomy, fields);
         let names: BTreeSet<&String> =
             entries.iter().flat_map(|entry| entry.source_type.as_slice()).collect();
         let by_source = names

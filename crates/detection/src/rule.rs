@@ -63,12 +63,66 @@ pub struct Detection {
     pub alerts: bool,
     /// Correlations it feeds.
     pub(crate) feeds: Vec<Feed>,
+    /// Filters it is subject to, by index among the rules' filters.
+    pub(crate) filters: Vec<usize>,
     pub(crate) matcher: Box<dyn Matcher>,
 }
 
 impl fmt::Debug for Detection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Detection").field("meta", &self.meta).field("alerts", &self.alerts).finish()
+    }
+}
+
+/// A compiled filter: what its rules match counts only where it holds.
+pub struct Filter {
+    /// Its `id`, if it has one.
+    pub id: Option<String>,
+    /// One line for a person.
+    pub title: String,
+    /// Rules it is for.
+    pub(crate) targets: Targets,
+    /// Rules of other log sources are not subject to it.
+    pub logsource: LogSource,
+    /// Orgs it is for; empty for all.
+    pub orgs: Vec<String>,
+    pub(crate) matcher: Box<dyn Matcher>,
+}
+
+/// Rules that a filter is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Targets {
+    /// All of its log source.
+    Any,
+    /// These, by id or name.
+    Rules(Vec<String>),
+}
+
+impl Filter {
+    /// Whether it is for events of the org.
+    pub fn is_for(&self, org: &str) -> bool {
+        self.orgs.is_empty() || self.orgs.iter().any(|named| named == org)
+    }
+
+    /// What tells it apart.
+    pub(crate) fn identity(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.title)
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filter").field("title", &self.title).field("targets", &self.targets).finish()
+    }
+}
+
+impl LogSource {
+    /// Whether `other` is of this log source: what this one states, it states as well.
+    pub(crate) fn holds(&self, other: &Self) -> bool {
+        let same = |stated: &Option<String>, other: &Option<String>| stated.is_none() || stated == other;
+        same(&self.product, &other.product)
+            && same(&self.category, &other.category)
+            && same(&self.service, &other.service)
     }
 }
 

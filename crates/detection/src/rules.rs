@@ -7,9 +7,10 @@ use ahash::AHashMap;
 use crate::engine::{Document, Engine, Rsigma};
 use crate::link::{Link, Placed, link};
 use crate::load::{DefectKind, Source};
+use crate::orgs::{Orgs, OrgsDocument};
 use crate::outline::Outline;
 use crate::route::Routes;
-use crate::rule::{ALERT_SEVERITY, Correlation, Detection, LogSource, Meta};
+use crate::rule::{ALERT_SEVERITY, Correlation, Detection, Filter, LogSource, Meta, Targets};
 use crate::taxonomy::Taxonomy;
 use crate::view::{FieldId, Fields, Subject, View};
 
@@ -20,6 +21,8 @@ pub struct Rules {
     pub(crate) correlations: Vec<Correlation>,
     /// In the order of the correlations.
     links: Vec<Link>,
+    filters: Vec<Filter>,
+    pub(crate) orgs: Orgs,
     pub(crate) fields: Fields,
     pub(crate) alert_fields: AlertFields,
     /// The documents it was compiled from, so that a later, broken version can be replaced by its last good one.
@@ -70,10 +73,15 @@ impl Rules {
         let mut seen: AHashMap<String, Source> = AHashMap::new();
         let mut detections: Vec<(Source, Detection)> = Vec::new();
         let mut correlations: Vec<Placed> = Vec::new();
+        let mut filters: Vec<(usize, Source, Filter)> = Vec::new();
+        let mut orgs: Vec<(usize, OrgsDocument)> = Vec::new();
+        let mut of_orgs: Vec<Source> = Vec::new();
         for (index, source, document) in documents {
             let id = match &document {
                 Document::Detection { meta, .. } => meta.id.clone(),
                 Document::Correlation(rule) => rule.meta.id.clone(),
+                Document::Filter(filter) => format!("filter {}", filter.identity()),
+                Document::Orgs(orgs) => format!("orgs {}", orgs.id()),
             };
             if let Some(first) = seen.get(&id) {
                 let place = format!("{}:{}", first.path.display(), first.line);
@@ -85,10 +93,16 @@ impl Rules {
             match document {
                 Document::Detection { meta, logsource, matcher } => {
                     let alerts = meta.severity_id >= ALERT_SEVERITY;
-                    let rule = Detection { meta, logsource, alerts, feeds: Vec::new(), matcher };
+                    let (feeds, filters) = (Vec::new(), Vec::new());
+                    let rule = Detection { meta, logsource, alerts, feeds, filters, matcher };
                     detections.push((source, rule));
                 }
                 Document::Correlation(rule) => correlations.push((index, source, rule)),
+                Document::Filter(filter) => filters.push((index, source, filter)),
+                Document::Orgs(document) => {
+                    of_orgs.push(source);
+                    orgs.push((index, document));
+                }
             }
         }
         detections.sort_by(|(_, a), (_, b)| a.meta.id.cmp(&b.meta.id));
@@ -100,6 +114,21 @@ impl Rules {
         left_out.extend(linked.left_out.into_iter().map(refused));
         let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
         sources.extend(more);
+        filters.sort_by(|(.., a), (.., b)| a.identity().cmp(b.identity()));
+        let mut kept = Vec::new();
+        for (index, source, filter) in filters {
+            match attach(&filter, kept.len(), &mut detections) {
+                Ok(()) => {
+                    sources.push(source);
+                    kept.push(filter);
+                }
+                Err(reason) => left_out.push((index, DefectKind::Refused, reason)),
+            }
+        }
+        let filters = kept;
+        sources.extend(of_orgs);
+        let (orgs, wrong) = Orgs::new(orgs, &detections, &correlations);
+        left_out.extend(wrong);
 
         let logsources: Vec<LogSource> = detections.iter().map(|rule| rule.logsource.clone()).collect();
         let routes = Routes::new(&logsources, taxonomy, &mut fields);
@@ -113,7 +142,18 @@ impl Rules {
         let more = correlations.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Correlation(i)));
         let by_id = ids.chain(more).collect();
         let links = linked.links;
-        let rules = Self { detections, correlations, links, fields, alert_fields, sources, routes, by_id };
+        let rules = Self {
+            detections,
+            correlations,
+            links,
+            filters,
+            orgs,
+            fields,
+            alert_fields,
+            sources,
+            routes,
+            by_id,
+        };
         (rules, left_out)
     }
 
@@ -125,6 +165,11 @@ impl Rules {
     /// Correlations, by id.
     pub fn correlations(&self) -> &[Correlation] {
         &self.correlations
+    }
+
+    /// Filters, by id or title.
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
     }
 
     /// Rules of both kinds.
@@ -150,7 +195,7 @@ impl Rules {
         View::new(subject, &self.fields)
     }
 
-    /// The detection rules that match `event`, in order.
+    /// The detection rules that match `event` and are in force for its org, in order.
     pub fn matching<'r, 'v, 'a>(
         &'r self,
         event: &'v View<'a>,
@@ -159,7 +204,39 @@ impl Rules {
             .candidates(event)
             .iter()
             .filter_map(|&index| self.detections.get(index as usize))
-            .filter(move |rule| rule.matcher.matches(event))
+            .filter(move |rule| rule.matcher.matches(event) && self.stands(rule, event))
+    }
+
+    /// Whether a match counts: the rule is on for the event's org, and every filter for both holds.
+    fn stands(&self, rule: &Detection, event: &View<'_>) -> bool {
+        let org = event.subject().org();
+        let mut filters = rule.filters.iter().filter_map(|&index| self.filters.get(index));
+        self.orgs.enabled(org, &rule.meta.id)
+            && filters.all(|filter| !filter.is_for(org) || filter.matcher.matches(event))
+    }
+
+    /// Whether the rule of that id is on for `org`.
+    pub fn is_on(&self, rule_id: &str, org: &str) -> bool {
+        self.orgs.enabled(org, rule_id)
+    }
+
+    /// The filters of `rule`, one of these, that are for `event`, each with what the event has to say to it.
+    pub fn explain_filters<'r>(
+        &'r self,
+        rule: &Detection,
+        event: &View<'_>,
+    ) -> Vec<(&'r Filter, Option<Outline>)> {
+        let first = self.detections.len() + self.correlations.len();
+        let org = event.subject().org();
+        let named = rule.filters.iter().filter_map(|&index| Some((index, self.filters.get(index)?)));
+        let for_it = named.filter(|(_, filter)| filter.is_for(org));
+        for_it
+            .map(|(index, filter)| {
+                let source = self.sources.get(first + index);
+                let outline = source.and_then(|source| Rsigma.explain(&source.texts(), &self.fields, event));
+                (filter, outline)
+            })
+            .collect()
     }
 
     /// File and line, from 1, of the rule of that id.
@@ -184,7 +261,7 @@ impl Rules {
         rules.any(|candidate| candidate.meta.id == rule.meta.id)
     }
 
-    /// Sources stand as the rules do: detections, then correlations.
+    /// Sources stand as the rules do: detections, then correlations, filters and what orgs have of their own.
     fn source(&self, id: &str) -> Option<&Source> {
         match self.by_id.get(id)? {
             RuleRef::Detection(index) => self.sources.get(*index),
@@ -214,6 +291,32 @@ impl Rules {
     pub(crate) fn correlation(&self, index: usize) -> Option<Known<'_>> {
         Some(Known::Correlation(self.correlations.get(index)?, self.links.get(index)?))
     }
+}
+
+/// Makes the filter number `number` one of the detections it is for.
+fn attach(filter: &Filter, number: usize, detections: &mut [Detection]) -> Result<(), String> {
+    let Targets::Rules(rules) = &filter.targets else {
+        let subject = detections.iter_mut().filter(|rule| filter.logsource.holds(&rule.logsource));
+        subject.for_each(|rule| rule.filters.push(number));
+        return Ok(());
+    };
+    let mut named = Vec::new();
+    for reference in rules {
+        let is = |rule: &Detection| rule.meta.id == *reference || rule.meta.name.as_ref() == Some(reference);
+        let Some(at) = detections.iter().position(is) else {
+            return Err(format!("the filter names the detection rule '{reference}', which is not there"));
+        };
+        if !detections.get(at).is_some_and(|rule| filter.logsource.holds(&rule.logsource)) {
+            return Err(format!("the rule '{reference}' is of another logsource than the filter"));
+        }
+        named.push(at);
+    }
+    for at in named {
+        if let Some(rule) = detections.get_mut(at).filter(|rule| !rule.filters.contains(&number)) {
+            rule.filters.push(number);
+        }
+    }
+    Ok(())
 }
 
 /// How far before an event others may matter to a correlation, microseconds.

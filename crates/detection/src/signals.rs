@@ -118,13 +118,16 @@ impl Rules {
         let mut counted = Vec::new();
         for rule in self.matching(&view) {
             out.matches += 1;
+            let stance = self.orgs.stance(seen.org, &rule.meta.id);
             for feed in &rule.feeds {
                 self.feed(seen, rule, feed, &view, &mut counted, out);
             }
-            if rule.alerts {
+            if stance.map_or(rule.alerts, |stance| stance.alerts) {
                 let group_key = self.alert_group(&view);
                 let partition = signal_partition(seen.org, &rule.meta.id, &group_key);
-                out.push(partition, seen.signal(rule, group_key, self.entities(&view)));
+                let severity_id = stance.map_or(rule.meta.severity_id, |stance| stance.severity_id);
+                let signal = seen.signal(rule, group_key, self.entities(&view));
+                out.push(partition, Signal { severity_id, ..signal });
             }
         }
     }
@@ -142,6 +145,9 @@ impl Rules {
     ) {
         let Some(correlation) = self.correlations.get(feed.correlation) else { return };
         let Some(root) = self.correlations.get(feed.root) else { return };
+        if [correlation, root].iter().any(|rule| !self.orgs.enabled(seen.org, &rule.meta.id)) {
+            return;
+        }
         let named = correlation.group_by.iter().zip(&feed.group_by);
         let group_key: Option<Vec<Pair<'a>>> =
             named.map(|(name, &field)| pair(name.as_str(), field, view)).collect();

@@ -98,6 +98,14 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// Whose it is.
+    pub fn org(self) -> &'a str {
+        match self {
+            Subject::Event(event) => &event.org,
+            Subject::Finding(finding) => &finding.org,
+        }
+    }
+
     fn column(self, column: Column) -> Option<Value<'a>> {
         match self {
             Subject::Event(event) => column.of_event(event),

@@ -88,7 +88,19 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
     for follower in [&*first, &*third] {
         follower.process().signal(Signal::SIGSTOP)?;
     }
-    system.pass(Duration::from_secs(2)).await?;
+    // One answer to what they had asked for before still waits for them; what comes after it is for the leader alone.
+    system.pass(Duration::from_secs(1)).await?;
+    let before = feed.acknowledged()?.len();
+    let alone = async {
+        while feed.acknowledged()?.len() < before + 500 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    };
+    let alone = async {
+        tokio::time::timeout(ANSWER_PATIENCE, alone).await.context("the leader alone acknowledges nothing")?
+    };
+    system.supervise(alone).await?;
     second.kill().await?;
     for follower in [&*first, &*third] {
         follower.process().signal(Signal::SIGCONT)?;

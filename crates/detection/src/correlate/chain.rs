@@ -36,6 +36,11 @@ impl Correlator {
         let Some(root_id) = self.slots.get(number).map(|slot| slot.root.clone()) else { return };
         let consumers = self.linked(index).map_or_else(Vec::new, |(_, link)| link.consumers.clone());
         let Some((_, org)) = key::owner(key) else { return };
+        let own_id = self.linked(index).map(|(rule, _)| rule.meta.id.as_str());
+        let off = |id: &str| self.groups.org_name(org).is_some_and(|org| !rules.orgs.enabled(org, id));
+        if own_id.is_none_or(off) {
+            return;
+        }
         for consumer in consumers {
             let Some((outer, link)) = self.linked(consumer.outer) else { continue };
             if !link.roots.iter().any(|(known, _)| *known == root) {

@@ -383,10 +383,16 @@ impl Correlator {
                 }
                 _ => continue,
             };
+            let own = rules.orgs.stance(&org, &meta.id);
+            let off = own.is_some_and(|stance| !stance.enabled);
+            let severity_id = own.map_or(meta.severity_id, |stance| stance.severity_id);
             let group_key = key::group(&key, names);
             self.groups.with(&key, |group| {
                 if when == When::Changed {
                     group.queued = false;
+                }
+                if off {
+                    return;
                 }
                 let thinned = matches!(&group.state, State::Windows(track) if track.thinned);
                 let cut = if group.cut || thinned { flags::STATE_CUT } else { 0 };
@@ -399,7 +405,8 @@ impl Correlator {
                         return;
                     }
                     episode.flags |= cut;
-                    publish(&whole_state(episode, id, &org, meta, group_key.clone(), told_apart, now));
+                    let group = group_key.clone();
+                    publish(&whole_state(episode, id, &org, meta, severity_id, group, told_apart, now));
                     for &before in episode.published.iter().filter(|&&before| before != id) {
                         publish(&merged(before, id, &org, now));
                     }

@@ -14,7 +14,7 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, correlation, outline};
+use super::{Document, Engine, Matcher, Refusal, correlation, filter, outline};
 use crate::outline::Outline;
 use crate::rule::{LogSource, Meta};
 use crate::taxonomy::Taxonomy;
@@ -40,7 +40,8 @@ impl Engine for Rsigma {
             return Err(locate(error, last, documents));
         }
         if parsed.filters.len() > before.filters.len() {
-            return Err(Refusal::new("filters are not supported yet"));
+            let filter = parsed.filters.pop().ok_or_else(|| Refusal::new("the filter is empty"))?;
+            return filter::compile(filter, documents, fields, taxonomy).map(Some);
         }
         if parsed.correlations.len() > before.correlations.len() {
             let rule = parsed.correlations.pop().ok_or_else(|| Refusal::new("the correlation is empty"))?;
@@ -62,8 +63,10 @@ impl Engine for Rsigma {
     }
 }
 
+/// The last document's rule; of a filter the rule that matches where it holds.
 fn last_rule(documents: &[&str]) -> Option<SigmaRule> {
-    parse(&documents.join("\n---\n")).ok()?.rules.pop()
+    let mut parsed = parse(&documents.join("\n---\n")).ok()?;
+    parsed.filters.pop().map(filter::as_rule).or_else(|| parsed.rules.pop())
 }
 
 fn parse(text: &str) -> Result<SigmaCollection, Refusal> {
@@ -106,7 +109,6 @@ fn detection(
 ) -> Result<Document, Refusal> {
     let compiled = compile_rule(&rule).map_err(|error| Refusal::new(error.to_string()))?;
     let matcher = Program::new(compiled, fields, taxonomy)?;
-    let lower = |part: Option<String>| part.map(|text| text.to_lowercase());
     Ok(Document::Detection {
         meta: Meta {
             id: identity(rule.id.as_ref(), rule.name.as_ref())?,
@@ -120,13 +122,18 @@ fn detection(
             references: rule.references,
             false_positives: rule.falsepositives,
         },
-        logsource: LogSource {
-            product: lower(rule.logsource.product),
-            category: lower(rule.logsource.category),
-            service: lower(rule.logsource.service),
-        },
+        logsource: lower(rule.logsource),
         matcher: Box::new(matcher),
     })
+}
+
+pub(super) fn lower(source: rsigma_parser::LogSource) -> LogSource {
+    let lower = |part: Option<String>| part.map(|text| text.to_lowercase());
+    LogSource {
+        product: lower(source.product),
+        category: lower(source.category),
+        service: lower(source.service),
+    }
 }
 
 /// A detection compiled for evaluation against a [`View`].
@@ -151,7 +158,7 @@ pub(super) struct Item {
 }
 
 impl Program {
-    fn new(rule: CompiledRule, fields: &mut Fields, taxonomy: &Taxonomy) -> Result<Self, Refusal> {
+    pub(super) fn new(rule: CompiledRule, fields: &mut Fields, taxonomy: &Taxonomy) -> Result<Self, Refusal> {
         for detection in rule.detections.values() {
             intern(detection, fields, taxonomy);
         }

@@ -1,0 +1,86 @@
+//! Sigma filters: what has to hold beside rules that were written by others.
+
+use std::collections::HashMap;
+
+use rsigma_eval::compile_rule;
+use rsigma_parser::{FilterRule, FilterRuleTarget, SigmaRule};
+use serde_norway::Value as Yaml;
+
+use super::rsigma::{Program, lower};
+use super::{Document, Refusal};
+use crate::rule::{Filter, Targets};
+use crate::taxonomy::Taxonomy;
+use crate::view::Fields;
+
+/// Compiles a filter that the last of `documents` holds.
+pub(super) fn compile(
+    filter: FilterRule,
+    documents: &[&str],
+    fields: &mut Fields,
+    taxonomy: &Taxonomy,
+) -> Result<Document, Refusal> {
+    let targets = match &filter.rules {
+        FilterRuleTarget::Specific(rules) => Targets::Rules(rules.clone()),
+        FilterRuleTarget::Any if says_any(documents) => Targets::Any,
+        FilterRuleTarget::Any => {
+            return Err(Refusal::new(
+                "filter.rules names no rule; for all of its logsource write `rules: any`",
+            ));
+        }
+    };
+    if filter.logsource.is_none() {
+        return Err(Refusal::new("the filter has no logsource"));
+    }
+    let orgs = orgs(&filter)?;
+    let rule = as_rule(filter);
+    let compiled = compile_rule(&rule).map_err(|error| Refusal::new(error.to_string()))?;
+    let matcher = Box::new(Program::new(compiled, fields, taxonomy)?);
+    let logsource = lower(rule.logsource);
+    Ok(Document::Filter(Filter { id: rule.id, title: rule.title, targets, logsource, orgs, matcher }))
+}
+
+/// A missing or empty list of rules reads the same as `any` to the parser, and would silence everything.
+fn says_any(documents: &[&str]) -> bool {
+    documents.iter().any(|text| {
+        let rules = serde_norway::from_str::<Yaml>(text)
+            .ok()
+            .and_then(|yaml| yaml.get("filter")?.get("rules").cloned());
+        rules.is_some_and(|rules| rules.as_str().is_some_and(|word| word.eq_ignore_ascii_case("any")))
+    })
+}
+
+/// Orgs that the filter is for; empty for all.
+fn orgs(filter: &FilterRule) -> Result<Vec<String>, Refusal> {
+    let Some(orgs) = filter.custom_attributes.get("orgs") else { return Ok(Vec::new()) };
+    let named = orgs.as_sequence().and_then(|list| {
+        list.iter().map(|org| org.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+    });
+    named.filter(|orgs| !orgs.is_empty()).ok_or_else(|| Refusal::new("orgs is not a list of names of orgs"))
+}
+
+/// A rule that matches where the filter holds.
+pub(super) fn as_rule(filter: FilterRule) -> SigmaRule {
+    SigmaRule {
+        title: filter.title,
+        logsource: filter.logsource.unwrap_or_default(),
+        detection: filter.detection,
+        sigma_version: filter.sigma_version,
+        id: filter.id,
+        name: filter.name,
+        related: Vec::new(),
+        taxonomy: filter.taxonomy,
+        status: filter.status,
+        description: filter.description,
+        license: filter.license,
+        author: filter.author,
+        references: filter.references,
+        date: filter.date,
+        modified: filter.modified,
+        fields: Vec::new(),
+        falsepositives: Vec::new(),
+        level: None,
+        tags: Vec::new(),
+        scope: Vec::new(),
+        custom_attributes: HashMap::new(),
+    }
+}

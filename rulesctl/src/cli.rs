@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
-use detection::{Subject, Taxonomy};
+use detection::Subject;
 use normalise::FindingRecord;
 use schemas::{Micros, Stream};
 
 use crate::check::check;
-use crate::clock::Clock;
+use crate::clock::{Clock, ORG};
 use crate::events::{Batch, Complaints, Events, Line, Shape};
 use crate::explain::explain;
 use crate::matches::{Matched, input, match_lines};
@@ -92,6 +92,9 @@ struct Source {
     /// Where the events would be sent
     #[arg(long, value_enum, default_value_t)]
     stream: SentTo,
+    /// Org whose events they are: rules that are off for it stay off, and its exceptions count
+    #[arg(long, value_name = "NAME", default_value = ORG)]
+    org: String,
     /// How to show it; json is an object a line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -121,6 +124,9 @@ struct Explain {
     rule: PathBuf,
     /// File with one event as its source emits it; - for stdin
     event: PathBuf,
+    /// Org whose event it is
+    #[arg(long, value_name = "NAME", default_value = ORG)]
+    org: String,
     /// Where the event would be sent
     #[arg(long, value_enum, default_value_t)]
     stream: SentTo,
@@ -234,17 +240,17 @@ fn run_match(source: &Source, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let mut total = Matched::default();
     each_batch(source, &mut events, &mut |batch| {
         let matched =
-            match_lines(&rules, batch, source.input, source.stream.into(), &mut |hit, meta| match source
-                .format
-            {
-                Format::Json => out.json(&hit),
-                Format::Table => out.text(&format!(
-                    "{:>8}  {:13}  {}  {}\n",
-                    hit.index,
-                    rules::level(meta.severity_id),
-                    hit.rule_id,
-                    meta.title
-                )),
+            match_lines(&rules, batch, source.input, &source.org, source.stream.into(), &mut |hit, meta| {
+                match source.format {
+                    Format::Json => out.json(&hit),
+                    Format::Table => out.text(&format!(
+                        "{:>8}  {:13}  {}  {}\n",
+                        hit.index,
+                        rules::level(meta.severity_id),
+                        hit.rule_id,
+                        meta.title
+                    )),
+                }
             })?;
         total.events += matched.events;
         total.passed_over += matched.passed_over;
@@ -268,7 +274,8 @@ fn run_replay(args: ReplayArgs, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let mut rejects = 0u64;
     each_batch(&source, &mut events, &mut |batch| {
         let mut rejected = |_: u64, _: &schemas::Reject<'_>| rejects += 1;
-        replay_lines(&mut replay, &mut clock, batch, source.input, source.stream.into(), &mut rejected);
+        let (input, org, stream) = (source.input, source.org.as_str(), source.stream.into());
+        replay_lines(&mut replay, &mut clock, batch, input, org, stream, &mut rejected);
         Ok(true)
     })?;
     let late = replay.late();
@@ -293,14 +300,13 @@ fn run_replay(args: ReplayArgs, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
 }
 
 fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
-    let taxonomy = Taxonomy::shipped()?;
     let (rules, defects) = rules::open(&args.rule)?;
     for defect in &defects {
         say(&defect.to_string());
     }
     let bytes = read_event(&args.event)?;
     let line = Line { index: 0, number: 1, bytes: &bytes };
-    let input = input(&line, Shape::Jsonl, Micros::now());
+    let input = input(&line, Shape::Jsonl, &args.org, Micros::now());
     let rejected = |reject: schemas::Reject<'_>| {
         anyhow::anyhow!("the event is rejected: {}: {}", reject.reason, reject.detail)
     };
@@ -308,7 +314,7 @@ fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     {
         let mut each = |subject: Subject<'_>| -> anyhow::Result<()> {
             for rule in rules.detections() {
-                texts.push(explain(&rules, &taxonomy, rule, subject)?);
+                texts.push(explain(&rules, rule, subject)?);
             }
             Ok(())
         };

@@ -14,7 +14,7 @@ use crate::events::{Line, Shape};
 const RUN_ON: i64 = 31 * 24 * 3_600 * 1_000_000;
 const DAY: i64 = 24 * 3_600 * 1_000_000;
 
-/// The org that recorded events are of. No command asks for another.
+/// The org that recorded events are of, unless another is asked for.
 pub(crate) const ORG: &str = "replay";
 
 /// Gives recorded events their times.
@@ -52,18 +52,23 @@ impl Clock {
         self.newest
     }
 
-    /// Normalises `line`, number `position` of its batch. Without a time of its own it takes that of the event before.
+    /// Normalises `line`, number `position` of its batch, as an event of `org`. Without a time of its own it takes that of the event before.
     ///
     /// # Errors
     /// What normalising rejects.
     #[expect(clippy::result_large_err, reason = "as normalise::event has it")]
-    pub fn event<'a>(&mut self, line: &Line<'a>, position: i32) -> Result<Event<'a>, Reject<'a>> {
+    pub fn event<'a>(
+        &mut self,
+        line: &Line<'a>,
+        org: &'a str,
+        position: i32,
+    ) -> Result<Event<'a>, Reject<'a>> {
         let run_on = self.newest.map_or(i64::MIN, |newest| newest.saturating_add(RUN_ON));
         let received_at = self.year.map_or(self.started, |end| end.max(run_on));
         let input = Input {
             bytes: line.bytes,
             format: self.shape.hint(),
-            org: ORG,
+            org,
             received_at: Micros(received_at),
             index: position,
             event_uid: None::<Uuid>,
@@ -121,7 +126,7 @@ mod tests {
     fn times(clock: &mut Clock, lines: &[&str]) -> Vec<String> {
         let time = |line: &&str| {
             let line = Line { index: 0, number: 1, bytes: line.as_bytes() };
-            let event = clock.event(&line, 0).unwrap();
+            let event = clock.event(&line, ORG, 0).unwrap();
             jiff::Timestamp::from_microsecond(event.time.0).unwrap().to_string()
         };
         lines.iter().map(time).collect()

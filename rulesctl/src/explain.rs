@@ -11,28 +11,38 @@ const SHOWN: usize = 12;
 ///
 /// # Errors
 /// The rule is not one of `rules`.
-pub fn explain(
-    rules: &Rules,
-    taxonomy: &Taxonomy,
-    rule: &Detection,
-    subject: Subject<'_>,
-) -> anyhow::Result<String> {
+pub fn explain(rules: &Rules, rule: &Detection, subject: Subject<'_>) -> anyhow::Result<String> {
     let view = rules.view(subject);
     let outline = rules
         .explain(rule, &view)
         .ok_or_else(|| anyhow::anyhow!("{} cannot be told apart into selections", rule.meta.id))?;
     let routed = rules.routed(rule, &view);
-    let matches = routed && outline.holds() == Some(true);
+    let filters = rules.explain_filters(rule, &view);
+    let admitted =
+        filters.iter().all(|(_, outline)| outline.as_ref().and_then(Outline::holds) != Some(false));
+    let on = rules.is_on(&rule.meta.id, view.subject().org());
+    let matches = routed && on && admitted && outline.holds() == Some(true);
     let mut out = String::new();
     let verdict = if matches { "matches" } else { "does not match" };
     writeln!(out, "{} ({})\n{verdict} the event\n", rule.meta.title, rule.meta.id)?;
-    routing(&mut out, rule, taxonomy, &view, routed)?;
+    routing(&mut out, rule, rules.taxonomy(), &view, routed)?;
     for condition in &outline.conditions {
         writeln!(out, "{} condition: {}", mark(condition.holds), condition.text)?;
     }
     for selection in &outline.selections {
         writeln!(out, "\n{} {}", mark(selection.part.holds()), selection.name)?;
         part(&mut out, &selection.part, 1)?;
+    }
+    for (filter, outline) in filters {
+        let holds = outline.as_ref().and_then(Outline::holds);
+        writeln!(out, "\n{} filter: {}", mark(holds), filter.title)?;
+        for selection in outline.iter().flat_map(|outline| &outline.selections) {
+            writeln!(out, "  {} {}", mark(selection.part.holds()), selection.name)?;
+            part(&mut out, &selection.part, 2)?;
+        }
+    }
+    if !on {
+        writeln!(out, "\nThe rule is off for the org {}.", view.subject().org())?;
     }
     if let Some(reason) = reason(rule, routed, &outline) {
         writeln!(out, "\n{reason}")?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use detection::{Detection, LogSource, Outline, Rules, Taxonomy, Test, is_column};
+use detection::{Detection, LogSource, Outline, Rules, Test, is_column};
 use serde::Deserialize;
 
 /// A counted repetition of a larger group compiles to a large program.
@@ -43,14 +43,13 @@ impl Provided {
 
 /// Looks for what is wrong with rules that compile.
 pub(crate) struct Linter {
-    taxonomy: Taxonomy,
     provided: Vec<Provided>,
 }
 
 impl Linter {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let provided = serde_norway::from_str(include_str!("provided.yml"))?;
-        Ok(Self { taxonomy: Taxonomy::shipped()?, provided })
+        Ok(Self { provided })
     }
 
     pub(crate) fn lint(&self, rules: &Rules, rule: &Detection) -> Vec<Warned> {
@@ -58,17 +57,17 @@ impl Linter {
         if rule.logsource == LogSource::default() {
             let text = "it has no logsource: every event of every source is evaluated against it";
             warned.push(("cost", text.to_owned()));
-        } else if !self.taxonomy.routes(&rule.logsource) {
+        } else if !rules.taxonomy().routes(&rule.logsource) {
             warned.push(("logsource", format!("no event is of its logsource ({})", name(&rule.logsource))));
         }
         if let Some(outline) = rules.outline(rule) {
-            self.fields(rule, &outline, &mut warned);
+            self.fields(rules, rule, &outline, &mut warned);
             costs(&outline, &mut warned);
         }
         warned
     }
 
-    fn fields(&self, rule: &Detection, outline: &Outline, warned: &mut Vec<Warned>) {
+    fn fields(&self, rules: &Rules, rule: &Detection, outline: &Outline, warned: &mut Vec<Warned>) {
         let fitting = || self.provided.iter().filter(|entry| entry.is_for(&rule.logsource));
         if !fitting().any(Provided::is_whole) {
             return;
@@ -77,7 +76,7 @@ impl Linter {
         let provided = |field: &str| {
             is_column(field)
                 || known.contains(field)
-                || !self.taxonomy.aliases(field).is_empty()
+                || !rules.taxonomy().aliases(field).is_empty()
                 || field.split_once('.').is_some_and(|(outer, _)| known.contains(outer))
         };
         let mut asked = BTreeSet::new();
@@ -137,6 +136,7 @@ fn name(source: &LogSource) -> String {
 mod tests {
     use std::path::Path;
 
+    use detection::Taxonomy;
     use detection::load_documents;
     use rstest::rstest;
 

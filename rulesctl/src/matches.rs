@@ -5,7 +5,6 @@ use normalise::{FindingRecord, Input};
 use schemas::{Micros, Stream};
 use serde::Serialize;
 
-use crate::clock::ORG;
 use crate::events::{Batch, Line, Shape};
 
 /// A rule that fired on an event.
@@ -28,7 +27,7 @@ pub struct Matched {
     pub hits: u64,
 }
 
-/// Matches every event of `batch` against the rules its log source leads to; `hit` hears of each rule that fires, by event
+/// Matches every event of `batch`, as one of `org`, against the rules its log source leads to; `hit` hears of each rule that fires, by event
 /// and rule id.
 ///
 /// # Errors
@@ -37,13 +36,14 @@ pub fn match_lines<E>(
     rules: &Rules,
     batch: &Batch,
     shape: Shape,
+    org: &str,
     stream: Stream,
     hit: &mut dyn FnMut(Hit<'_>, &Meta) -> Result<(), E>,
 ) -> Result<Matched, E> {
     let mut matched = Matched::default();
     let received_at = Micros::now();
     for line in batch.lines() {
-        let input = input(&line, shape, received_at);
+        let input = input(&line, shape, org, received_at);
         let mut each = |subject: Subject<'_>| -> Result<(), E> {
             matched.events += 1;
             let view = rules.view(subject);
@@ -67,6 +67,6 @@ pub fn match_lines<E>(
     Ok(matched)
 }
 
-pub(crate) fn input<'a>(line: &Line<'a>, shape: Shape, received_at: Micros) -> Input<'a> {
-    Input { bytes: line.bytes, format: shape.hint(), org: ORG, received_at, index: 0, event_uid: None }
+pub(crate) fn input<'a>(line: &Line<'a>, shape: Shape, org: &'a str, received_at: Micros) -> Input<'a> {
+    Input { bytes: line.bytes, format: shape.hint(), org, received_at, index: 0, event_uid: None }
 }

@@ -247,12 +247,13 @@ fn source(offset: i64) -> Source {
     Source { topic_id: Uuid::nil(), partition: 0, from: offset, offset }
 }
 
-/// Takes the events of `batch` into `replay`; what is rejected is told, by ordinal and reason.
+/// Takes the events of `batch`, as those of `org`, into `replay`; what is rejected is told, by ordinal and reason.
 pub fn replay_lines(
     replay: &mut Replay,
     clock: &mut Clock,
     batch: &Batch,
     shape: Shape,
+    org: &str,
     stream: Stream,
     rejected: &mut dyn FnMut(u64, &Reject<'_>),
 ) {
@@ -262,9 +263,9 @@ pub fn replay_lines(
     for (line, position) in batch.lines().zip(0i32..) {
         ordinals.push(line.index);
         let result = match stream {
-            Stream::Events => clock.event(&line, position).map(|event| events.push(event)),
+            Stream::Events => clock.event(&line, org, position).map(|event| events.push(event)),
             Stream::Findings => {
-                let input = Input { index: position, ..input(&line, shape, received_at) };
+                let input = Input { index: position, ..input(&line, shape, org, received_at) };
                 normalise::finding(&input).map(|record| match record {
                     FindingRecord::Finding(finding) => findings.push(finding),
                     FindingRecord::Scan(_) => {}

@@ -110,6 +110,7 @@ fn every_regression_case_fires_its_rule() {
             &rules,
             &Batch::of([regression.event.as_bytes()]),
             Shape::Jsonl,
+            "demo",
             Stream::Events,
             &mut |hit, _| {
                 fired.insert(hit.rule_id.to_owned());

@@ -33,6 +33,8 @@ pub(crate) enum Document {
     Filter(Filter),
     /// What single orgs have of their own: no Sigma, and no engine's.
     Orgs(OrgsDocument),
+    /// Additions to the tables of log sources and fields, applied already; by the hash of their text.
+    Taxonomy(String),
 }
 
 /// Why a document is no rule.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::engine::{Document, Engine, Rsigma};
 use crate::orgs::OrgsDocument;
 use crate::rules::Rules;
-use crate::taxonomy::Taxonomy;
+use crate::taxonomy::{Taxonomy, TaxonomyDocument};
 use crate::view::Fields;
 
 /// Larger files are no rules.
@@ -198,6 +198,7 @@ fn compile(
     taxonomy: &Taxonomy,
     previous: Option<&Rules>,
 ) -> Loaded {
+    let taxonomy = &extended(taxonomy, &sources, previous);
     let mut fields = Fields::default();
     let mut compiled = Vec::new();
     let mut broken: Vec<Arc<Path>> = defects.iter().map(|defect| Arc::from(defect.path.as_path())).collect();
@@ -243,12 +244,34 @@ fn compile(
     Loaded { rules, defects }
 }
 
+/// The tables with what the user adds; in place of additions that are wrong, those that `previous` had from the same file.
+fn extended(taxonomy: &Taxonomy, sources: &[Source], previous: Option<&Rules>) -> Taxonomy {
+    let mut taxonomy = taxonomy.clone();
+    let parsed = |source: &Source| match source.documents.last() {
+        Some(text) if TaxonomyDocument::is_one(text) => Some(TaxonomyDocument::parse(text)),
+        _ => None,
+    };
+    for source in sources {
+        match parsed(source) {
+            None => {}
+            Some(Ok(additions)) => taxonomy.extend(additions),
+            Some(Err(_)) => {
+                let before = previous.map_or(&[][..], |rules| &rules.sources).iter();
+                let before = before.filter(|old| old.path == source.path).filter_map(parsed);
+                before.flatten().for_each(|additions| taxonomy.extend(additions));
+            }
+        }
+    }
+    taxonomy
+}
+
 fn id_of(document: &Document) -> Cow<'_, str> {
     match document {
         Document::Detection { meta, .. } => Cow::Borrowed(&meta.id),
         Document::Correlation(rule) => Cow::Borrowed(&rule.meta.id),
         Document::Filter(filter) => Cow::Borrowed(filter.identity()),
         Document::Orgs(orgs) => Cow::Owned(orgs.id()),
+        Document::Taxonomy(hash) => Cow::Borrowed(hash),
     }
 }
 
@@ -260,6 +283,9 @@ fn compile_one(
     let compiled = match source.documents.last() {
         Some(text) if OrgsDocument::is_one(text) => {
             OrgsDocument::parse(text).map(|document| Some(Document::Orgs(document)))
+        }
+        Some(text) if TaxonomyDocument::is_one(text) => {
+            TaxonomyDocument::parse(text).map(|_| Some(Document::Taxonomy(hash(source))))
         }
         _ => Rsigma.compile(&source.texts(), &hash(source), fields, taxonomy),
     };

@@ -23,6 +23,7 @@ pub struct Rules {
     links: Vec<Link>,
     filters: Vec<Filter>,
     pub(crate) orgs: Orgs,
+    taxonomy: Taxonomy,
     pub(crate) fields: Fields,
     pub(crate) alert_fields: AlertFields,
     /// The documents it was compiled from, so that a later, broken version can be replaced by its last good one.
@@ -75,13 +76,14 @@ impl Rules {
         let mut correlations: Vec<Placed> = Vec::new();
         let mut filters: Vec<(usize, Source, Filter)> = Vec::new();
         let mut orgs: Vec<(usize, OrgsDocument)> = Vec::new();
-        let mut of_orgs: Vec<Source> = Vec::new();
+        let mut others: Vec<Source> = Vec::new();
         for (index, source, document) in documents {
             let id = match &document {
                 Document::Detection { meta, .. } => meta.id.clone(),
                 Document::Correlation(rule) => rule.meta.id.clone(),
                 Document::Filter(filter) => format!("filter {}", filter.identity()),
                 Document::Orgs(orgs) => format!("orgs {}", orgs.id()),
+                Document::Taxonomy(hash) => format!("taxonomy {hash}"),
             };
             if let Some(first) = seen.get(&id) {
                 let place = format!("{}:{}", first.path.display(), first.line);
@@ -100,9 +102,10 @@ impl Rules {
                 Document::Correlation(rule) => correlations.push((index, source, rule)),
                 Document::Filter(filter) => filters.push((index, source, filter)),
                 Document::Orgs(document) => {
-                    of_orgs.push(source);
+                    others.push(source);
                     orgs.push((index, document));
                 }
+                Document::Taxonomy(_) => others.push(source),
             }
         }
         detections.sort_by(|(_, a), (_, b)| a.meta.id.cmp(&b.meta.id));
@@ -126,7 +129,7 @@ impl Rules {
             }
         }
         let filters = kept;
-        sources.extend(of_orgs);
+        sources.extend(others);
         let (orgs, wrong) = Orgs::new(orgs, &detections, &correlations);
         left_out.extend(wrong);
 
@@ -148,6 +151,7 @@ impl Rules {
             links,
             filters,
             orgs,
+            taxonomy: taxonomy.clone(),
             fields,
             alert_fields,
             sources,
@@ -165,6 +169,11 @@ impl Rules {
     /// Correlations, by id.
     pub fn correlations(&self) -> &[Correlation] {
         &self.correlations
+    }
+
+    /// The tables of log sources and fields that they were compiled with.
+    pub fn taxonomy(&self) -> &Taxonomy {
+        &self.taxonomy
     }
 
     /// Filters, by id or title.
@@ -261,7 +270,7 @@ impl Rules {
         rules.any(|candidate| candidate.meta.id == rule.meta.id)
     }
 
-    /// Sources stand as the rules do: detections, then correlations, filters and what orgs have of their own.
+    /// Sources stand as the rules do: detections, then correlations, filters, and the rest.
     fn source(&self, id: &str) -> Option<&Source> {
         match self.by_id.get(id)? {
             RuleRef::Detection(index) => self.sources.get(*index),

@@ -6,6 +6,7 @@ use std::fmt;
 use ahash::AHashMap;
 use serde::Deserialize;
 
+use crate::engine::Refusal;
 use crate::rule::LogSource;
 
 const LOGSOURCES: &str = include_str!("../taxonomy/logsources.yml");
@@ -19,8 +20,42 @@ pub struct TaxonomyError {
     reason: String,
 }
 
+/// Additions to both tables, as a document among the rules: `taxonomy: {logsources: […], fields: {…}}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TaxonomyDocument {
+    #[serde(rename = "title")]
+    _title: Option<String>,
+    #[serde(rename = "description")]
+    _description: Option<String>,
+    taxonomy: Additions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Additions {
+    logsources: Vec<SourceEntry>,
+    fields: BTreeMap<String, Vec<String>>,
+}
+
+impl TaxonomyDocument {
+    /// Whether a document is meant as one of these. Rules may state a `taxonomy` too, by its name.
+    pub(crate) fn is_one(text: &str) -> bool {
+        let begins = |key: &str| text.lines().any(|line| line.starts_with(key));
+        text.lines().any(|line| line.trim_end() == "taxonomy:")
+            && !["filter:", "detection:", "correlation:"].into_iter().any(begins)
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+        serde_norway::from_str(text).map_err(|error| {
+            let line = error.location().map(|location| location.line());
+            Refusal { line, reason: format!("the taxonomy is wrong: {error}") }
+        })
+    }
+}
+
 /// Log source and field tables.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Taxonomy {
     pub(crate) sources: Vec<SourceEntry>,
     fields: AHashMap<String, Vec<String>>,
@@ -145,6 +180,18 @@ impl Taxonomy {
         let sources: Vec<SourceEntry> = serde_norway::from_str(logsources).map_err(error("log source"))?;
         let fields: BTreeMap<String, Vec<String>> = serde_norway::from_str(fields).map_err(error("field"))?;
         Ok(Self { sources, fields: fields.into_iter().collect() })
+    }
+
+    /// Adds what a user has: log sources beside those there are, fields before the places they have.
+    pub(crate) fn extend(&mut self, document: TaxonomyDocument) {
+        let Additions { logsources, fields } = document.taxonomy;
+        self.sources.extend(logsources);
+        for (field, mut places) in fields {
+            let known = self.fields.entry(field).or_default();
+            known.retain(|place| !places.contains(place));
+            places.append(known);
+            *known = places;
+        }
     }
 
     /// Names under which the value of `field` may stand, best first, its own aside.

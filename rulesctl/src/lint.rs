@@ -74,9 +74,8 @@ impl Linter {
         }
         let known: BTreeSet<&str> = fitting().flat_map(|entry| &entry.fields).map(String::as_str).collect();
         let provided = |field: &str| {
-            is_column(field)
-                || known.contains(field)
-                || !rules.taxonomy().aliases(field).is_empty()
+            let places = rules.taxonomy().aliases(field).iter().map(String::as_str);
+            places.chain([field]).any(|place| is_column(place) || known.contains(place))
                 || field.split_once('.').is_some_and(|(outer, _)| known.contains(outer))
         };
         let mut asked = BTreeSet::new();

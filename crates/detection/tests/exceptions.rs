@@ -86,7 +86,7 @@ fn a_filter_may_be_for_some_orgs_alone() {
 }
 
 #[rstest]
-#[case("filter: {rules: [nobody], s: {user: backup}, condition: not s}", "the rule 'nobody'")]
+#[case("filter: {rules: [nobody], s: {user: backup}, condition: not s}", "the detection rule 'nobody'")]
 #[case("filter: {rules: [many], s: {user: backup}, condition: not s}", "the detection rule 'many'")]
 #[case("filter: {rules: ['2'], s: {user: backup}, condition: not s}", "another logsource")]
 #[case("filter: {rules: [], s: {user: backup}, condition: not s}", "names no rule")]

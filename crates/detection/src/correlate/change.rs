@@ -15,18 +15,26 @@ use crate::rule::Meta;
 /// Who makes these changes.
 const ACTOR: &str = "correlate";
 
-/// The whole state of an incident; `rules` are those that its correlation tells apart, if it does. Its change id is derived from its content: the same state published twice is the
-/// same change.
+/// What an incident says beside its events.
+pub(super) struct About<'a> {
+    pub org: &'a str,
+    pub meta: &'a Meta,
+    /// As it is for the org.
+    pub severity_id: i32,
+    pub group_key: Vec<Pair<'a>>,
+    /// Ids of the rules that its correlation tells apart, if it does.
+    pub rules: Option<&'a [String]>,
+}
+
+/// The whole state of an incident. Its change id is derived from its content: the same state published twice is the same
+/// change.
 pub(super) fn whole_state<'a>(
     episode: &'a Episode,
     incident_id: Uuid,
-    org: &'a str,
-    meta: &'a Meta,
-    severity_id: i32,
-    group_key: Vec<Pair<'a>>,
-    rules: Option<&'a [String]>,
+    about: About<'a>,
     now: Micros,
 ) -> IncidentChange<'a> {
+    let About { org, meta, severity_id, group_key, rules } = about;
     let (evidence, evidence_truncated) = match rules {
         Some(rules) => by_rule(episode, rules),
         None => evidence(episode),

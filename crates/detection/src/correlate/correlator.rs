@@ -9,7 +9,7 @@ use schemas::{IncidentChange, Micros, Signal, SignalBatch, Stream, Watermark, fl
 use uuid::Uuid;
 
 use super::chain::Forwarded;
-use super::change::{merged, whole_state};
+use super::change::{About, merged, whole_state};
 use super::episode::Episode;
 use super::groups::{Groups, Limits, State};
 use super::key;
@@ -405,8 +405,9 @@ impl Correlator {
                         return;
                     }
                     episode.flags |= cut;
-                    let group = group_key.clone();
-                    publish(&whole_state(episode, id, &org, meta, severity_id, group, told_apart, now));
+                    let group_key = group_key.clone();
+                    let about = About { org: &org, meta, severity_id, group_key, rules: told_apart };
+                    publish(&whole_state(episode, id, about, now));
                     for &before in episode.published.iter().filter(|&&before| before != id) {
                         publish(&merged(before, id, &org, now));
                     }

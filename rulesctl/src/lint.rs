@@ -110,8 +110,14 @@ fn regex_cost(pattern: &str) -> Option<String> {
             "starts with .*, which finds nothing more and keeps the search from skipping".to_owned(),
         );
     }
-    let counts = pattern.split('{').skip(1).filter_map(|rest| {
-        let (inside, _) = rest.split_once('}')?;
+    // `\x{2013}` and `\p{Lu}` name characters.
+    let escaped = |before: &str| {
+        let mut letters = before.chars().rev();
+        matches!(letters.next(), Some('x' | 'u' | 'U' | 'p' | 'P')) && letters.next() == Some('\\')
+    };
+    let braces = pattern.match_indices('{').map(|(at, _)| pattern.split_at(at));
+    let counts = braces.filter(|(before, _)| !escaped(before)).filter_map(|(_, rest)| {
+        let (inside, _) = rest.strip_prefix('{')?.split_once('}')?;
         inside.split(',').filter_map(|bound| bound.trim().parse::<u32>().ok()).max()
     });
     let largest = counts.max().filter(|count| *count > MAX_REPETITION)?;
@@ -135,8 +141,7 @@ fn name(source: &LogSource) -> String {
 mod tests {
     use std::path::Path;
 
-    use detection::Taxonomy;
-    use detection::load_documents;
+    use detection::{Taxonomy, load_documents};
     use rstest::rstest;
 
     use super::*;
@@ -164,6 +169,7 @@ mod tests {
     #[case(PROCESS, r"{CommandLine|re: '.*evil'}", &["cost"])]
     #[case(PROCESS, r"{CommandLine|re: 'a{2,500}'}", &["cost"])]
     #[case(PROCESS, r"{CommandLine|re: 'a{2,50}evil'}", &[])]
+    #[case(PROCESS, r"{CommandLine|re: '\x{2013}enc'}", &[])]
     #[case(PROCESS, "{CommandLine: '*a*b*c*d*e*f*'}", &["cost"])]
     #[case(PROCESS, "{CommandLine: '*a*b*'}", &[])]
     fn what_is_not_as_meant_is_warned_about(

@@ -39,6 +39,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Tell why a rule did or did not match an event
     Explain(Explain),
+    /// Tell what rules cover of ATT&CK, in Markdown
+    Coverage(Coverage),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +134,12 @@ struct Explain {
     stream: SentTo,
 }
 
+#[derive(Debug, Args)]
+struct Coverage {
+    /// Directory of rules, or a rule file
+    path: PathBuf,
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let command = match Command::try_parse() {
@@ -149,6 +157,9 @@ pub fn main() -> ExitCode {
         }
         Command::Replay(args) => run_replay(args, &mut out),
         Command::Explain(args) => run_explain(&args, &mut out),
+        Command::Coverage(args) => rules::some(&args.path, &mut say)
+            .and_then(|rules| Ok(out.text(&crate::coverage::coverage(&rules))?))
+            .map(|()| true),
     };
     match result.and_then(|ok| out.flush().map(|()| ok)) {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod clock;
+mod coverage;
 mod events;
 mod explain;
 mod lint;
@@ -19,6 +20,7 @@ mod suite;
 pub use check::{Checked, Problem, Warning, check};
 pub use cli::main;
 pub use clock::Clock;
+pub use coverage::coverage;
 pub use events::{Batch, Events, Line, Shape};
 pub use explain::explain;
 pub use matches::{Hit, Matched, match_lines};

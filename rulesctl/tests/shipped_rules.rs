@@ -10,7 +10,7 @@ use std::sync::Arc;
 use detection::{Rules, Taxonomy, load};
 use normalise::Input;
 use schemas::{EventBatch, Micros, Source, Stream};
-use tidewatch_rules::{Case, TestFile, outcome, run};
+use tidewatch_rules::{Case, TestFile, coverage, outcome, run};
 use uuid::Uuid;
 
 fn directory() -> PathBuf {
@@ -66,14 +66,21 @@ fn every_rule_tells_what_an_analyst_needs() {
     let detections = rules.detections().iter().map(|rule| &rule.meta);
     let all: Vec<_> = detections.chain(rules.correlations().iter().map(|rule| &rule.meta)).collect();
     assert_eq!(all.len(), rule_files().len());
-    let readme = std::fs::read_to_string(directory().join("README.md")).unwrap();
     for meta in all {
         let id = Uuid::parse_str(&meta.id).unwrap();
         assert_eq!(id.get_version_num(), 4, "{}", meta.title);
         assert!(!meta.description.is_empty() && !meta.false_positives.is_empty(), "{}", meta.title);
         assert!(meta.tags.iter().any(|tag| tag.starts_with("attack.t1")), "{}", meta.title);
-        assert!(readme.contains(&meta.title), "{} is not in rules/README.md", meta.title);
     }
+    let correlations = rules.correlations().len();
+    assert!(rules.len() >= 50 && correlations >= 12, "{} rules, {correlations} correlations", rules.len());
+}
+
+#[test]
+fn the_readme_tells_what_they_cover() {
+    let readme = std::fs::read_to_string(directory().join("README.md")).unwrap();
+    let (_, told) = readme.split_once("rules of lower level feed correlations.\n\n").unwrap();
+    assert_eq!(told, coverage(&shipped()), "put the output of `tidewatch-rules coverage rules` there");
 }
 
 /// Lines as the load generator's scenarios send them.
@@ -112,7 +119,8 @@ fn everyday_events_raise_nothing() {
     ];
     for event in lines {
         let found = outcome(&rules, &Case::new(event.clone(), Stream::Events, 50, 1)).unwrap();
-        assert!(found.matching.iter().all(BTreeSet::is_empty), "{event}: {:?}", found.matching);
+        let low = |id: &String| rules.detections().iter().any(|rule| rule.meta.id == *id && !rule.alerts);
+        assert!(found.matching.iter().flatten().all(low), "{event}: {:?}", found.matching);
         assert_eq!(found.incidents, BTreeSet::new(), "{event}");
     }
 }
@@ -134,8 +142,10 @@ fn signals_carry_identity_entities_and_group() {
     let event = normalise::event(&input).unwrap();
     let batch = EventBatch { source: source.clone(), events: vec![event], rejects: vec![], pushes: vec![] };
     let batches: Vec<_> = rules.signals(&batch).into_batches(Stream::Events, &source).collect();
-    let [(partition, batch)] = batches.as_slice() else { panic!("{batches:?}") };
-    let [signal] = batch.signals.as_slice() else { panic!("{batch:?}") };
+    let alerts =
+        batches.iter().flat_map(|(partition, batch)| batch.signals.iter().map(move |s| (partition, s)));
+    let alerts: Vec<_> = alerts.filter(|(_, signal)| signal.correlation_id.is_none()).collect();
+    let [(partition, signal)] = alerts.as_slice() else { panic!("{batches:?}") };
     let pairs = |pairs: &[schemas::Pair<'_>]| {
         pairs.iter().map(|pair| format!("{}={}", pair.name, pair.value)).collect::<Vec<_>>()
     };
@@ -143,5 +153,5 @@ fn signals_carry_identity_entities_and_group() {
     assert_eq!(pairs(&signal.entities), ["host=bastion", "user=root", "ip=203.0.113.9"]);
     assert_eq!((signal.index, signal.severity_id, signal.event_uid), (3, 4, Some(Uuid::max())));
     assert!(matches!(signal.org, Cow::Borrowed("demo")));
-    assert_eq!(*partition, detection::signal_partition("demo", &signal.base_rule_id, &signal.group_key));
+    assert_eq!(**partition, detection::signal_partition("demo", &signal.base_rule_id, &signal.group_key));
 }

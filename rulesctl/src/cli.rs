@@ -333,7 +333,7 @@ fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
             SentTo::Events => each(Subject::Event(&normalise::event(&input).map_err(rejected)?))?,
             SentTo::Findings => match normalise::finding(&input).map_err(rejected)? {
                 FindingRecord::Finding(finding) => each(Subject::Finding(&finding))?,
-                FindingRecord::Scan(_) => bail!("a state of a scan is matched against no rule"),
+                FindingRecord::Scan(scan) => each(Subject::Scan(&scan))?,
             },
         }
     }

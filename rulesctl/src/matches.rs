@@ -21,7 +21,7 @@ pub struct Hit<'r> {
 pub struct Matched {
     /// Events matched against the rules.
     pub events: u64,
-    /// Events that normalising rejects, and scans, which no rule sees.
+    /// Events that normalising rejects.
     pub passed_over: u64,
     /// Times that a rule fired.
     pub hits: u64,
@@ -60,7 +60,8 @@ pub fn match_lines<E>(
             },
             Stream::Findings => match normalise::finding(&input) {
                 Ok(FindingRecord::Finding(finding)) => each(Subject::Finding(&finding))?,
-                Ok(FindingRecord::Scan(_)) | Err(_) => matched.passed_over += 1,
+                Ok(FindingRecord::Scan(scan)) => each(Subject::Scan(&scan))?,
+                Err(_) => matched.passed_over += 1,
             },
         }
     }

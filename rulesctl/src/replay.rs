@@ -14,7 +14,7 @@ use detection::{ALERT_BUCKET, ALLOWED_LATENESS, Correlator, Rules, When};
 use normalise::{FindingRecord, Input};
 use schemas::{
     Event, EventBatch, Finding, FindingBatch, IncidentChange, KEYED_PARTITIONS, Micros, Pair, Reject,
-    SignalBatch, Source, Stream,
+    ScanActivity, SignalBatch, Source, Stream,
 };
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -104,11 +104,11 @@ impl Replay {
         self.take(batches, newest, ordinals);
     }
 
-    /// The same for findings.
-    pub fn findings(&mut self, findings: Vec<Finding<'_>>, ordinals: &[u64]) {
-        let newest = findings.iter().map(|finding| finding.time.0).max();
-        let batch =
-            FindingBatch { source: source(0), findings, scans: vec![], rejects: vec![], pushes: vec![] };
+    /// The same for findings and states of scans.
+    pub fn findings(&mut self, findings: Vec<Finding<'_>>, scans: Vec<ScanActivity<'_>>, ordinals: &[u64]) {
+        let times = findings.iter().map(|finding| finding.time.0);
+        let newest = times.chain(scans.iter().map(|scan| scan.time.0)).max();
+        let batch = FindingBatch { source: source(0), findings, scans, rejects: vec![], pushes: vec![] };
         let rules = self.rules.clone();
         let batches = rules.finding_signals(&batch).into_batches(Stream::Findings, &batch.source);
         self.take(batches, newest, ordinals);
@@ -258,7 +258,7 @@ pub fn replay_lines(
     rejected: &mut dyn FnMut(u64, &Reject<'_>),
 ) {
     let mut ordinals = Vec::new();
-    let (mut events, mut findings) = (Vec::new(), Vec::new());
+    let (mut events, mut findings, mut scans) = (Vec::new(), Vec::new(), Vec::new());
     let received_at = Micros::now();
     for (line, position) in batch.lines().zip(0i32..) {
         ordinals.push(line.index);
@@ -268,7 +268,7 @@ pub fn replay_lines(
                 let input = Input { index: position, ..input(&line, shape, org, received_at) };
                 normalise::finding(&input).map(|record| match record {
                     FindingRecord::Finding(finding) => findings.push(finding),
-                    FindingRecord::Scan(_) => {}
+                    FindingRecord::Scan(scan) => scans.push(scan),
                 })
             }
         };
@@ -279,7 +279,7 @@ pub fn replay_lines(
     if !events.is_empty() {
         replay.events(events, &ordinals);
     }
-    if !findings.is_empty() {
-        replay.findings(findings, &ordinals);
+    if !(findings.is_empty() && scans.is_empty()) {
+        replay.findings(findings, scans, &ordinals);
     }
 }

@@ -154,9 +154,12 @@ pub fn outcome(rules: &Arc<Rules>, case: &Case) -> anyhow::Result<Outcome> {
             Stream::Findings => match normalise::finding(&input).map_err(rejected)? {
                 FindingRecord::Finding(finding) => {
                     found.matching.push(ids(Subject::Finding(&finding)));
-                    replay.findings(vec![finding], &[ordinal]);
+                    replay.findings(vec![finding], vec![], &[ordinal]);
                 }
-                FindingRecord::Scan(_) => found.matching.push(BTreeSet::new()),
+                FindingRecord::Scan(scan) => {
+                    found.matching.push(ids(Subject::Scan(&scan)));
+                    replay.findings(vec![], vec![scan], &[ordinal]);
+                }
             },
         }
     }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kafka::{Admin, KafkaArgs, TopicPartition};
 use tidewatch_dev::{Backends, Deployment, DeploymentOptions, Service, Services};
+use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 
 use crate::feed::{Feed, Feeding};
@@ -114,6 +116,21 @@ impl System {
                 keys,
             },
         )
+    }
+
+    /// Pushes so many generated events of the deployment's org, as fast as they are taken.
+    pub async fn generate(&mut self, events: u64) -> Result<()> {
+        let mut load = Command::new(&self.loadgen);
+        load.args(["run", "--ingest-url", &self.deployment.services.ingest_url()])
+            .args(["--token", &self.deployment.tokens().ingest, "--count", &events.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let ended = async { Ok(load.status().await.context("running tidewatch-loadgen")?) };
+        let status = self.supervise(ended).await?;
+        ensure!(status.success(), "tidewatch-loadgen ended with {status}");
+        Ok(())
     }
 
     /// Gives the instances of a service failpoints, from their next start on; a death takes them away again.

@@ -1,12 +1,12 @@
-//! Columns of events and findings under their own names.
+//! Columns of events, findings and scans under their own names.
 
 use std::borrow::Cow;
 
-use schemas::{Event, Finding};
+use schemas::{Event, Finding, ScanActivity};
 
 use crate::value::Value;
 
-/// A column of an event or a finding that rules can ask for.
+/// A column of an event, a finding or a scan that rules can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
     ActivityId,
@@ -17,6 +17,7 @@ pub(crate) enum Column {
     Kind,
     Labels,
     Message,
+    Progress,
     Resource,
     Risk,
     ScanId,
@@ -25,22 +26,28 @@ pub(crate) enum Column {
     SourceType,
     SrcIp,
     SrcPort,
+    State,
+    Target,
     Title,
     Uid,
     User,
 }
 
-/// Whether events or findings have a column of that name, which rules can ask for.
+/// Whether events, findings or scans have a column of that name, which rules can ask for.
 pub fn is_column(name: &str) -> bool {
     Column::from_name(name).is_some()
 }
 
 /// `source_type` of findings, which have no such column.
 pub(crate) const FINDING: &str = "finding";
+/// `source_type` of the states of scans, which have none either.
+pub(crate) const SCAN: &str = "scan";
+/// OCSF class Scan Activity.
+pub(crate) const SCAN_CLASS: i32 = 6007;
 
 impl Column {
     /// Every column, under its name in SQL and in the records.
-    pub(crate) const ALL: [(&'static str, Self); 19] = [
+    pub(crate) const ALL: [(&'static str, Self); 22] = [
         ("activity_id", Self::ActivityId),
         ("class_uid", Self::ClassUid),
         ("dst_ip", Self::DstIp),
@@ -49,6 +56,7 @@ impl Column {
         ("kind", Self::Kind),
         ("labels", Self::Labels),
         ("message", Self::Message),
+        ("progress", Self::Progress),
         ("resource", Self::Resource),
         ("risk", Self::Risk),
         ("scan_id", Self::ScanId),
@@ -57,6 +65,8 @@ impl Column {
         ("source_type", Self::SourceType),
         ("src_ip", Self::SrcIp),
         ("src_port", Self::SrcPort),
+        ("state", Self::State),
+        ("target", Self::Target),
         ("title", Self::Title),
         ("uid", Self::Uid),
         ("user", Self::User),
@@ -88,10 +98,13 @@ impl Column {
             Self::SrcPort => event.src_port.and_then(int),
             Self::User => text(&event.user),
             Self::Kind
+            | Self::Progress
             | Self::Resource
             | Self::Risk
             | Self::ScanId
             | Self::ScanType
+            | Self::State
+            | Self::Target
             | Self::Title
             | Self::Uid => None,
         }
@@ -114,7 +127,29 @@ impl Column {
             Self::Title => text(&finding.title),
             Self::Uid => Some(Value::Str(Cow::Borrowed(&finding.uid))),
             Self::User => text(&finding.user),
-            Self::ActivityId | Self::DstIp | Self::DstPort | Self::SrcIp | Self::SrcPort => None,
+            Self::ActivityId
+            | Self::DstIp
+            | Self::DstPort
+            | Self::Progress
+            | Self::SrcIp
+            | Self::SrcPort
+            | Self::State
+            | Self::Target => None,
+        }
+    }
+
+    /// Its value in the state of a scan, none where that has no such column.
+    pub(crate) fn of_scan<'a>(self, scan: &'a ScanActivity<'_>) -> Option<Value<'a>> {
+        match self {
+            Self::ClassUid => int(SCAN_CLASS),
+            Self::Message => text(&scan.message),
+            Self::Progress => scan.progress.and_then(int),
+            Self::ScanId => Some(Value::Str(Cow::Borrowed(&scan.scan_id))),
+            Self::ScanType => Some(Value::Str(Cow::Borrowed(&scan.scan_type))),
+            Self::SourceType => Some(Value::Str(Cow::Borrowed(SCAN))),
+            Self::State => Some(Value::Str(Cow::Borrowed(&scan.state))),
+            Self::Target => text(&scan.target),
+            _ => None,
         }
     }
 }

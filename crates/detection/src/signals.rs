@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use schemas::{
-    Event, EventBatch, Finding, FindingBatch, KEYED_PARTITIONS, Micros, Pair, Signal, SignalBatch, Stream,
-    flags, partition_of,
+    Event, EventBatch, Finding, FindingBatch, KEYED_PARTITIONS, Micros, Pair, ScanActivity, Signal,
+    SignalBatch, Stream, flags, partition_of,
 };
 use uuid::Uuid;
 
@@ -102,13 +102,20 @@ impl Rules {
         out
     }
 
-    /// Signals of a finding batch. Scan activity raises none yet.
+    /// Signals of a finding batch, of its findings and its scans in the order in which they came.
     pub fn finding_signals<'a>(&'a self, batch: &'a FindingBatch<'a>) -> Partitioned<'a> {
         let mut out = Partitioned::default();
+        let mut scans = batch.scans.iter().peekable();
         for finding in &batch.findings {
+            while let Some(scan) = scans.next_if(|scan| scan.index < finding.index) {
+                self.match_one(&Seen::scan(scan), Subject::Scan(scan), &mut out);
+            }
             if finding.flags & flags::BACKFILL == 0 {
                 self.match_one(&Seen::finding(finding), Subject::Finding(finding), &mut out);
             }
+        }
+        for scan in scans {
+            self.match_one(&Seen::scan(scan), Subject::Scan(scan), &mut out);
         }
         out
     }
@@ -231,6 +238,18 @@ impl<'a> Seen<'a> {
             event_uid: finding.event_uid,
             weight: 1,
             flags: finding.flags,
+        }
+    }
+
+    fn scan(scan: &'a ScanActivity<'a>) -> Self {
+        Self {
+            index: scan.index,
+            org: &scan.org,
+            event_time: scan.time,
+            received_at: scan.received_at,
+            event_uid: None,
+            weight: 1,
+            flags: 0,
         }
     }
 

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use ahash::AHashMap;
-use schemas::{Event, Finding};
+use schemas::{Event, Finding, ScanActivity};
 
 use crate::attributes::{self, Attributes, NameId, Names};
-use crate::columns::{Column, FINDING};
+use crate::columns::{Column, FINDING, SCAN, SCAN_CLASS};
 use crate::taxonomy::Taxonomy;
 use crate::value::Value;
 
@@ -79,14 +79,17 @@ pub enum Subject<'a> {
     Event(&'a Event<'a>),
     /// A scan finding.
     Finding(&'a Finding<'a>),
+    /// A state of a scan.
+    Scan(&'a ScanActivity<'a>),
 }
 
 impl<'a> Subject<'a> {
-    /// `source_type` of an event; `finding` for a finding.
+    /// `source_type` of an event; `finding` for a finding, `scan` for a state of a scan.
     pub fn source_type(self) -> &'a str {
         match self {
             Subject::Event(event) => &event.source_type,
             Subject::Finding(_) => FINDING,
+            Subject::Scan(_) => SCAN,
         }
     }
 
@@ -95,6 +98,7 @@ impl<'a> Subject<'a> {
         match self {
             Subject::Event(event) => event.class_uid,
             Subject::Finding(finding) => finding.class_uid,
+            Subject::Scan(_) => SCAN_CLASS,
         }
     }
 
@@ -103,6 +107,7 @@ impl<'a> Subject<'a> {
         match self {
             Subject::Event(event) => &event.org,
             Subject::Finding(finding) => &finding.org,
+            Subject::Scan(scan) => &scan.org,
         }
     }
 
@@ -110,6 +115,7 @@ impl<'a> Subject<'a> {
         match self {
             Subject::Event(event) => column.of_event(event),
             Subject::Finding(finding) => column.of_finding(finding),
+            Subject::Scan(scan) => column.of_scan(scan),
         }
     }
 
@@ -117,6 +123,7 @@ impl<'a> Subject<'a> {
         match self {
             Subject::Event(event) => event.attributes.as_deref(),
             Subject::Finding(finding) => finding.attributes.as_deref(),
+            Subject::Scan(scan) => scan.attributes.as_deref(),
         }
     }
 }
@@ -191,6 +198,7 @@ impl<'a> View<'a> {
         let message = match self.subject {
             Subject::Event(event) => event.message.as_deref(),
             Subject::Finding(finding) => finding.message.as_deref(),
+            Subject::Scan(scan) => scan.message.as_deref(),
         };
         message.is_some_and(&mut *visit) || attributes::any_string(self.subject.attributes(), visit)
     }

@@ -25,6 +25,9 @@ const ROWS_PER_ORG: u32 = 64;
 const WINDOW: Duration = Duration::from_secs(60);
 /// The same over all orgs, for a batch.
 const ROWS_PER_BATCH: u32 = 512;
+/// Ranges that the rows of an org whose rows are looked for no more are tried in, so that the good ones among them do not
+/// all go with the first that is refused.
+const PIECES: usize = 8;
 /// Orgs remembered; more start anew.
 const MAX_ORGS: usize = 10_000;
 
@@ -36,6 +39,15 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Whether one of these orgs has had so many rows refused of late that trying a batch of its as a whole is not worth it.
+    pub fn expects_refusals(&self, orgs: &[Arc<str>], now: Instant) -> bool {
+        !self.orgs.is_empty()
+            && orgs
+                .iter()
+                .filter_map(|org| self.orgs.get(org))
+                .any(|(since, rows)| *rows >= ROWS_PER_ORG && now.saturating_duration_since(*since) < WINDOW)
+    }
+
     fn begin_batch(&mut self, now: Instant) {
         self.batch = 0;
         self.orgs.retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
@@ -80,7 +92,7 @@ struct Bisect<'a> {
 }
 
 impl<'a> Bisect<'a> {
-    /// The search in a table that was refused as a whole.
+    /// The search in a table that was refused as a whole, or is expected to be.
     fn new(
         target: Target,
         table: &'a Table,
@@ -90,7 +102,7 @@ impl<'a> Bisect<'a> {
         now: Instant,
     ) -> Self {
         budget.begin_batch(now);
-        let stack = halves(0..table.rows().len());
+        let stack = cut(table, org_names, budget);
         Self { target, table, org_names, planned, now, stack, found: Vec::new() }
     }
 
@@ -198,6 +210,32 @@ async fn attempt(
 fn time_of(row: &[u8]) -> Micros {
     let bytes = row.get(6..14).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
     time::from_postgres(i64::from_be_bytes(bytes))
+}
+
+/// What to try first, the first one last: both halves; but where rows are of orgs with too many refused ones, theirs
+/// apart from those of the others.
+fn cut(table: &Table, org_names: &[Arc<str>], budget: &Budget) -> Vec<Range<usize>> {
+    let rows = table.rows();
+    let spent = |org: u32| org_names.get(org as usize).is_some_and(|org| budget.is_spent(org));
+    let (mut ranges, mut others, mut at) = (Vec::new(), 0..0, 0);
+    for run in rows.chunk_by(|one, next| one.org == next.org) {
+        let (begin, end) = (at, at + run.len());
+        at = end;
+        if !run.first().is_some_and(|row| spent(row.org)) {
+            others.end = end;
+            continue;
+        }
+        ranges.push(std::mem::replace(&mut others, end..end));
+        let piece = run.len().div_ceil(PIECES);
+        ranges.extend((begin..end).step_by(piece).map(|begin| begin..(begin + piece).min(end)));
+    }
+    if ranges.is_empty() {
+        return halves(0..rows.len());
+    }
+    ranges.push(others);
+    ranges.retain(|range| !range.is_empty());
+    ranges.reverse();
+    ranges
 }
 
 /// Both halves, the first one last: on top of the stack. One row or none is left whole.

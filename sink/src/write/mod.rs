@@ -98,7 +98,7 @@ impl Writer {
     /// Something that repeating would not mend. The batch is not in the database.
     pub async fn write(&mut self, work: &mut Work) -> Result<Written, WriteError> {
         let started = Instant::now();
-        let mut careful = false;
+        let mut careful = self.budget.expects_refusals(&work.prepared.org_names, started);
         let (mut transient, mut saturation) = (Pauses::new(TRANSIENT_PAUSES), Pauses::new(SATURATION_PAUSES));
         loop {
             let failure = match self.attempt(work, careful).await {

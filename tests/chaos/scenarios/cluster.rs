@@ -10,6 +10,8 @@ use crate::scenarios::kafka::fenced_at_most;
 use crate::session::{RATE, Session};
 use crate::system::{System, Wishes};
 
+/// Events that are pushed one by one while one leader is left.
+const PROBES: usize = 100;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
 
 /// A system on three brokers that asks for two in-sync replicas.
@@ -88,19 +90,10 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
     for follower in [&*first, &*third] {
         follower.process().signal(Signal::SIGSTOP)?;
     }
-    // One answer to what they had asked for before still waits for them; what comes after it is for the leader alone.
-    system.pass(Duration::from_secs(1)).await?;
-    let before = feed.acknowledged()?.len();
-    let alone = async {
-        while feed.acknowledged()?.len() < before + 500 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
-    };
-    let alone = async {
-        tokio::time::timeout(ANSWER_PATIENCE, alone).await.context("the leader alone acknowledges nothing")?
-    };
-    system.supervise(alone).await?;
+    // An answer to what the two had asked for before waits for them; what comes after it is for the leader alone.
+    probe(&mut system, "first").await?;
+    let probes = probe(&mut system, "alone").await?;
+    ensure!(probes > 0, "the leader alone has acknowledged nothing");
     second.kill().await?;
     for follower in [&*first, &*third] {
         follower.process().signal(Signal::SIGCONT)?;
@@ -109,9 +102,30 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
     system.pass(Duration::from_secs(15)).await?;
     system.supervise(second.restart()).await?;
     session.conclude(&mut system, feed).await?;
+    let query =
+        "SELECT count(DISTINCT attributes ->> 'n') FROM events WHERE attributes ->> 'probe' = 'alone'";
+    let stored: i64 = system.database().await?.query_one(query, &[]).await?.get(0);
+    ensure!(stored >= probes, "{} probes are neither stored nor quarantined", probes - stored);
     system.stop().await?;
     postgres.kill().await?;
     Ok(())
+}
+
+/// Pushes events one by one and all at once, spread over all partitions. How many are acknowledged within a moment.
+async fn probe(system: &mut System, name: &str) -> Result<i64> {
+    let (url, token) = (system.services().ingest_url(), system.deployment.tokens().ingest.clone());
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
+    let mut pushes = tokio::task::JoinSet::new();
+    for n in 0..PROBES {
+        let push = client
+            .post(format!("{url}/v1/events"))
+            .bearer_auth(&token)
+            .header("content-type", "application/json")
+            .header("idempotency-key", format!("{name}-{n}"))
+            .body(format!("{{\"message\":\"probe\",\"probe\":\"{name}\",\"n\":{n}}}"));
+        pushes.spawn(async move { push.send().await.is_ok_and(|answer| answer.status() == 200) });
+    }
+    Ok(pushes.join_all().await.into_iter().map(i64::from).sum())
 }
 
 /// Pushes one event until the answer is not 200.

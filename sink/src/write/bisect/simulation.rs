@@ -135,6 +135,8 @@ struct Found {
     stored: Vec<u32>,
     leaves: Vec<Leaf>,
     attempts: usize,
+    /// Ranges that the table was cut into at first.
+    cut: usize,
 }
 
 /// One transaction's search, as [`super::copy`] does it.
@@ -150,6 +152,7 @@ fn search(
     let (mut leaves, mut attempts) = (Vec::new(), 0);
     let breaks = schedule.chance(10).then(|| schedule.below(20));
     let mut bisect = Bisect::new(Target::Events, &input.table, &input.orgs, &planned, budget, now);
+    let cut = bisect.stack.len();
     while let Some(range) = bisect.next() {
         if breaks == Some(attempts) {
             return Err(Failure::InDoubt(postgres::Class::Transient, "the connection is gone".into()));
@@ -177,15 +180,15 @@ fn search(
             leaves.push(Leaf { rows, spent });
         }
     }
-    Ok(Found { stored: transaction.stored, leaves, attempts })
+    Ok(Found { stored: transaction.stored, leaves, attempts, cut })
 }
 
-/// Ranges that the search may try: both halves of every range that holds one of the leaves, and for each run of an org with
-/// too many the rest of it.
-fn most_attempts(rows: usize, leaves: usize, runs: usize) -> usize {
+/// Ranges that the search may try: those that the table was cut into, both halves of every range that holds one of the
+/// leaves, and for each run of an org with too many the rest of it.
+fn most_attempts(rows: usize, leaves: usize, runs: usize, cut: usize) -> usize {
     let levels = rows.next_power_of_two().trailing_zeros();
     let split: usize = (0..levels).map(|level| leaves.min(1 << level)).sum();
-    (2 * split.max(1)).min(2 * leaves.max(1) * levels.max(1) as usize) + runs
+    (2 * split.max(1)).min(2 * leaves.max(1) * levels.max(1) as usize) + runs + cut
 }
 
 fn check(input: &Input, found: &Found) -> Result<(), String> {
@@ -234,7 +237,7 @@ fn check(input: &Input, found: &Found) -> Result<(), String> {
         return Err(format!("{leaves} rows and runs of org {org} were looked for, at most {most} should be"));
     }
     let runs = found.leaves.iter().filter(|leaf| leaf.spent).count();
-    let most = most_attempts(input.kinds.len(), found.leaves.len(), runs);
+    let most = most_attempts(input.kinds.len(), found.leaves.len(), runs, found.cut);
     if found.attempts > most {
         let (leaves, rows) = (found.leaves.len(), input.kinds.len());
         return Err(format!(

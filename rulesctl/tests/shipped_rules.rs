@@ -71,9 +71,25 @@ fn every_rule_tells_what_an_analyst_needs() {
         assert_eq!(id.get_version_num(), 4, "{}", meta.title);
         assert!(!meta.description.is_empty() && !meta.false_positives.is_empty(), "{}", meta.title);
         assert!(meta.tags.iter().any(|tag| tag.starts_with("attack.t1")), "{}", meta.title);
+        assert!(meta.references.iter().any(|page| page.contains("attack.mitre.org")), "{}", meta.title);
     }
     let correlations = rules.correlations().len();
     assert!(rules.len() >= 50 && correlations >= 12, "{} rules, {correlations} correlations", rules.len());
+    let kinds: BTreeSet<&str> = rules.correlations().iter().map(detection::Correlation::type_name).collect();
+    assert_eq!(Vec::from_iter(kinds), ["event_count", "temporal", "temporal_ordered", "value_count"]);
+}
+
+/// A rule below level high raises nothing by itself.
+#[test]
+fn every_quiet_rule_feeds_a_correlation() {
+    let rules = shipped();
+    let fed: BTreeSet<&str> =
+        rules.correlations().iter().flat_map(|rule| &rule.rules).map(String::as_str).collect();
+    let is_fed = |meta: &detection::Meta| {
+        fed.contains(meta.id.as_str()) || meta.name.as_deref().is_some_and(|name| fed.contains(name))
+    };
+    let quiet = rules.detections().iter().filter(|rule| !rule.alerts && !is_fed(&rule.meta));
+    assert_eq!(quiet.map(|rule| &rule.meta.title).collect::<Vec<_>>(), [""; 0]);
 }
 
 #[test]

@@ -117,6 +117,9 @@ impl KafkaArgs {
             // A broker that comes back is found within a second instead of ten.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
+            // A broker that stood still tells, when it goes on, that no broker is alive, and the client forgets all it knew. It
+            // starts again from the bootstrap list after this long instead of five minutes.
+            .set("metadata.recovery.rebootstrap.trigger.ms", "5000")
             .set("socket.keepalive.enable", "true")
             // Grown partitions are noticed this soon.
             .set("topic.metadata.refresh.interval.ms", "10000")

@@ -127,7 +127,7 @@ impl System {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);
-        let ended = async { Ok(load.status().await.context("running tidewatch-loadgen")?) };
+        let ended = async { load.status().await.context("running tidewatch-loadgen") };
         let status = self.supervise(ended).await?;
         ensure!(status.success(), "tidewatch-loadgen ended with {status}");
         Ok(())

@@ -52,7 +52,8 @@ impl Clock {
         self.newest
     }
 
-    /// Normalises `line`, number `position` of its batch, as an event of `org`. Without a time of its own it takes that of the event before.
+    /// Normalises `line`, number `position` of its batch, as an event of `org`. Without a time of its own it takes that of
+    /// the event before.
     ///
     /// # Errors
     /// What normalising rejects.

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use detection::{Detection, Outline, Part, Rules, Subject, Taxonomy, Test, Verdict, View, log_sources};
 
+use crate::rules::log_source;
+
 /// Wanted values shown before the rest is counted.
 const SHOWN: usize = 12;
 
@@ -65,11 +67,8 @@ fn routing(
     view: &View<'_>,
     routed: bool,
 ) -> std::fmt::Result {
-    let source = &rule.logsource;
-    let parts = [("product", &source.product), ("category", &source.category), ("service", &source.service)];
-    let wanted: Vec<String> =
-        parts.iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_deref()?))).collect();
-    let wanted = if wanted.is_empty() { "any".to_owned() } else { wanted.join(", ") };
+    let wanted = log_source(&rule.logsource);
+    let wanted = if wanted.is_empty() { "any" } else { &wanted };
     writeln!(out, "{} log source: {wanted}", mark(Some(routed)))?;
     let subject = view.subject();
     write!(out, "    the event has source_type {}, class {}", subject.source_type(), subject.class_uid())?;

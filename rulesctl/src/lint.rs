@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use detection::{Detection, LogSource, Outline, Rules, Test, is_column};
 use serde::Deserialize;
 
+use crate::rules::log_source;
+
 /// A counted repetition of a larger group compiles to a large program.
 const MAX_REPETITION: u32 = 100;
 
@@ -58,7 +60,10 @@ impl Linter {
             let text = "it has no logsource: every event of every source is evaluated against it";
             warned.push(("cost", text.to_owned()));
         } else if !rules.taxonomy().routes(&rule.logsource) {
-            warned.push(("logsource", format!("no event is of its logsource ({})", name(&rule.logsource))));
+            warned.push((
+                "logsource",
+                format!("no event is of its logsource ({})", log_source(&rule.logsource)),
+            ));
         }
         if let Some(outline) = rules.outline(rule) {
             self.fields(rules, rule, &outline, &mut warned);
@@ -81,7 +86,7 @@ impl Linter {
         let mut asked = BTreeSet::new();
         each_test(outline, &mut |test| asked.extend(test.field.as_deref()));
         for field in asked.into_iter().filter(|field| !provided(field)) {
-            let source = name(&rule.logsource);
+            let source = log_source(&rule.logsource);
             warned.push(("field", format!("no event of its logsource ({source}) has a field {field}")));
         }
     }
@@ -128,13 +133,6 @@ fn wildcard_cost(pattern: &str) -> Option<String> {
     let inner = pattern.trim_matches('*').replace("\\*", "");
     let wildcards = inner.matches('*').count();
     (wildcards > MAX_WILDCARDS).then(|| format!("has {wildcards} wildcards within"))
-}
-
-/// `windows, process_creation`.
-fn name(source: &LogSource) -> String {
-    let parts = [("product", &source.product), ("category", &source.category), ("service", &source.service)];
-    let named = parts.into_iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_deref()?)));
-    named.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub struct Matched {
     pub hits: u64,
 }
 
-/// Matches every event of `batch`, as one of `org`, against the rules its log source leads to; `hit` hears of each rule that fires, by event
-/// and rule id.
+/// Matches every event of `batch`, as one of `org`, against the rules its log source leads to; `hit` hears of each rule
+/// that fires, by event and rule id.
 ///
 /// # Errors
 /// Those of `hit`.

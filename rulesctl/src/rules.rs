@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use detection::{Defect, Rules, Taxonomy, load};
+use detection::{Defect, LogSource, Rules, Taxonomy, load};
 
 /// The rules under `path`, a directory or a file, and the documents that are none.
 ///
@@ -39,4 +39,11 @@ pub(crate) fn level(severity_id: i32) -> &'static str {
         5 => "critical",
         _ => "unknown",
     }
+}
+
+/// `product windows, category process_creation`; empty for rules of any source.
+pub(crate) fn log_source(source: &LogSource) -> String {
+    let parts = [("product", &source.product), ("category", &source.category), ("service", &source.service)];
+    let named = parts.into_iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_deref()?)));
+    named.collect::<Vec<_>>().join(", ")
 }

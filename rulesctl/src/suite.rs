@@ -262,7 +262,7 @@ fn one(rules: &Arc<Rules>, tests: &Path, ids: &[(usize, String)], case: &Case) -
     let mut metas = ids.iter().filter_map(|(_, id)| named(id));
     let meta = match &case.rule {
         None => metas.next_back(),
-        Some(wanted) => metas.find(|meta| meta.id == *wanted || meta.name.as_ref() == Some(wanted)),
+        Some(wanted) => metas.find(|meta| meta.is_called(wanted)),
     };
     let mut went = Outcomes {
         path: tests.to_owned(),

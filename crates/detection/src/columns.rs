@@ -149,7 +149,20 @@ impl Column {
             Self::SourceType => Some(Value::Str(Cow::Borrowed(SCAN))),
             Self::State => Some(Value::Str(Cow::Borrowed(&scan.state))),
             Self::Target => text(&scan.target),
-            _ => None,
+            Self::ActivityId
+            | Self::DstIp
+            | Self::DstPort
+            | Self::Host
+            | Self::Kind
+            | Self::Labels
+            | Self::Resource
+            | Self::Risk
+            | Self::SeverityId
+            | Self::SrcIp
+            | Self::SrcPort
+            | Self::Title
+            | Self::Uid
+            | Self::User => None,
         }
     }
 }

@@ -9,6 +9,8 @@ mod filter;
 mod outline;
 mod rsigma;
 
+use std::borrow::Cow;
+
 pub(crate) use rsigma::Rsigma;
 
 use crate::orgs::OrgsDocument;
@@ -35,6 +37,19 @@ pub(crate) enum Document {
     Orgs(OrgsDocument),
     /// Additions to the tables of log sources and fields, applied already; by the hash of their text.
     Taxonomy(String),
+}
+
+impl Document {
+    /// What tells it apart from the others: of two with the same the first counts.
+    pub(crate) fn identity(&self) -> Cow<'_, str> {
+        match self {
+            Self::Detection { meta, .. } => Cow::Borrowed(&meta.id),
+            Self::Correlation(rule) => Cow::Borrowed(&rule.meta.id),
+            Self::Filter(filter) => Cow::Owned(format!("filter {}", filter.identity())),
+            Self::Orgs(orgs) => Cow::Owned(format!("orgs {}", orgs.id())),
+            Self::Taxonomy(hash) => Cow::Owned(format!("taxonomy {hash}")),
+        }
+    }
 }
 
 /// Why a document is no rule.

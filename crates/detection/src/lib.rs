@@ -13,6 +13,7 @@ mod link;
 mod load;
 mod orgs;
 mod outline;
+mod own;
 mod route;
 mod rule;
 mod rules;

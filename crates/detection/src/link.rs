@@ -181,12 +181,10 @@ impl Known<'_> {
     }
 
     fn named(&self, reference: &str) -> Option<Named> {
-        let is =
-            |id: &str, name: Option<&String>| id == reference || name.is_some_and(|name| name == reference);
-        let detection = self.detections.iter().position(|d| is(&d.meta.id, d.meta.name.as_ref()));
+        let detection = self.detections.iter().position(|rule| rule.meta.is_called(reference));
         detection.map(Named::Detection).or_else(|| {
             let mut rules = self.correlations.iter().map(|(_, _, rule)| &rule.meta);
-            rules.position(|meta| is(&meta.id, meta.name.as_ref())).map(Named::Correlation)
+            rules.position(|meta| meta.is_called(reference)).map(Named::Correlation)
         })
     }
 

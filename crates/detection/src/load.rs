@@ -1,6 +1,5 @@
 //! Rules from a directory of YAML files.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -198,12 +197,12 @@ fn compile(
     taxonomy: &Taxonomy,
     previous: Option<&Rules>,
 ) -> Loaded {
-    let taxonomy = &extended(taxonomy, &sources, previous);
+    let taxonomy = extended(taxonomy, &sources, previous);
     let mut fields = Fields::default();
     let mut compiled = Vec::new();
     let mut broken: Vec<Arc<Path>> = defects.iter().map(|defect| Arc::from(defect.path.as_path())).collect();
     for (index, source) in sources.iter().enumerate() {
-        match compile_one(source, &mut fields, taxonomy) {
+        match compile_one(source, &mut fields, &taxonomy) {
             Ok(Some(document)) => compiled.push((index, source.clone(), document)),
             Ok(None) => {}
             Err(defect) => {
@@ -218,8 +217,8 @@ fn compile(
         if !broken.contains(&old.path) {
             continue;
         }
-        if let Ok(Some(document)) = compile_one(old, &mut fields, taxonomy) {
-            let anew = |new: &Document| id_of(new) == id_of(&document);
+        if let Ok(Some(document)) = compile_one(old, &mut fields, &taxonomy) {
+            let anew = |new: &Document| new.identity() == document.identity();
             if !compiled.iter().any(|(_, _, new)| anew(new)) {
                 kept.push(old.path.clone());
                 compiled.push((count, old.clone(), document));
@@ -263,16 +262,6 @@ fn extended(taxonomy: &Taxonomy, sources: &[Source], previous: Option<&Rules>) -
         }
     }
     taxonomy
-}
-
-fn id_of(document: &Document) -> Cow<'_, str> {
-    match document {
-        Document::Detection { meta, .. } => Cow::Borrowed(&meta.id),
-        Document::Correlation(rule) => Cow::Borrowed(&rule.meta.id),
-        Document::Filter(filter) => Cow::Borrowed(filter.identity()),
-        Document::Orgs(orgs) => Cow::Owned(orgs.id()),
-        Document::Taxonomy(hash) => Cow::Borrowed(hash),
-    }
 }
 
 fn compile_one(

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::Refusal;
 use crate::load::DefectKind;
+use crate::own;
 use crate::rule::{ALERT_SEVERITY, Correlation, Detection};
 
 /// Stands for every org that has no section.
@@ -43,17 +44,13 @@ enum Level {
 }
 
 impl OrgsDocument {
-    /// Whether a document is meant as one of these.
+    /// Whether a document is meant as one of these. A filter may name orgs too.
     pub(crate) fn is_one(text: &str) -> bool {
-        let begins = |key: &str| text.lines().any(|line| line.starts_with(key));
-        begins("orgs:") && !["filter:", "detection:", "correlation:"].into_iter().any(begins)
+        !own::is_sigma(text) && text.lines().any(|line| line.starts_with("orgs:"))
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
-        serde_norway::from_str(text).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            Refusal { line, reason: format!("the document of orgs is wrong: {error}") }
-        })
+        own::parse(text, "document of orgs")
     }
 
     /// What tells it apart: the orgs it speaks of.
@@ -134,9 +131,7 @@ impl Ids<'_> {
             .iter()
             .map(|rule| &rule.meta)
             .chain(self.correlations.iter().map(|rule| &rule.meta));
-        metas
-            .find(|meta| meta.id == reference || meta.name.as_deref() == Some(reference))
-            .map(|meta| meta.id.as_str())
+        metas.find(|meta| meta.is_called(reference)).map(|meta| meta.id.as_str())
     }
 
     /// The section with ids for names, without the rules that are not there.

@@ -39,6 +39,13 @@ pub struct Meta {
     pub false_positives: Vec<String>,
 }
 
+impl Meta {
+    /// Whether `reference` means this rule: by its id, or by its name.
+    pub fn is_called(&self, reference: &str) -> bool {
+        self.id == reference || self.name.as_deref() == Some(reference)
+    }
+}
+
 /// Severity from which a rule raises an alert of its own: level high.
 pub(crate) const ALERT_SEVERITY: i32 = 4;
 

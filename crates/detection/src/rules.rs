@@ -60,7 +60,7 @@ pub(crate) type LeftOut = (usize, DefectKind, String);
 impl Rules {
     /// No rules at all.
     pub fn empty() -> Self {
-        Self::assemble(Vec::new(), Fields::default(), &Taxonomy::default()).0
+        Self::assemble(Vec::new(), Fields::default(), Taxonomy::default()).0
     }
 
     /// Links `documents` into a set. Rules stand in the order of their ids, so that the same documents make the same set
@@ -68,7 +68,7 @@ impl Rules {
     pub(crate) fn assemble(
         documents: Vec<(usize, Source, Document)>,
         mut fields: Fields,
-        taxonomy: &Taxonomy,
+        taxonomy: Taxonomy,
     ) -> (Self, Vec<LeftOut>) {
         let mut left_out = Vec::new();
         let mut seen: AHashMap<String, Source> = AHashMap::new();
@@ -78,13 +78,7 @@ impl Rules {
         let mut orgs: Vec<(usize, OrgsDocument)> = Vec::new();
         let mut others: Vec<Source> = Vec::new();
         for (index, source, document) in documents {
-            let id = match &document {
-                Document::Detection { meta, .. } => meta.id.clone(),
-                Document::Correlation(rule) => rule.meta.id.clone(),
-                Document::Filter(filter) => format!("filter {}", filter.identity()),
-                Document::Orgs(orgs) => format!("orgs {}", orgs.id()),
-                Document::Taxonomy(hash) => format!("taxonomy {hash}"),
-            };
+            let id = document.identity().into_owned();
             if let Some(first) = seen.get(&id) {
                 let place = format!("{}:{}", first.path.display(), first.line);
                 let reason = format!("the id {id} is taken by the rule at {place}");
@@ -112,7 +106,7 @@ impl Rules {
         correlations.sort_by(|(.., a), (.., b)| a.meta.id.cmp(&b.meta.id));
 
         let (mut sources, mut detections): (Vec<Source>, Vec<Detection>) = detections.into_iter().unzip();
-        let linked = link(correlations, &mut detections, &mut fields, taxonomy);
+        let linked = link(correlations, &mut detections, &mut fields, &taxonomy);
         let refused = |(index, reason)| (index, DefectKind::Refused, reason);
         left_out.extend(linked.left_out.into_iter().map(refused));
         let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
@@ -134,12 +128,12 @@ impl Rules {
         left_out.extend(wrong);
 
         let logsources: Vec<LogSource> = detections.iter().map(|rule| rule.logsource.clone()).collect();
-        let routes = Routes::new(&logsources, taxonomy, &mut fields);
+        let routes = Routes::new(&logsources, &taxonomy, &mut fields);
         let alert_fields = AlertFields {
-            host: fields.intern("host", taxonomy),
-            user: fields.intern("user", taxonomy),
-            src_ip: fields.intern("src_ip", taxonomy),
-            scan_id: fields.intern("scan_id", taxonomy),
+            host: fields.intern("host", &taxonomy),
+            user: fields.intern("user", &taxonomy),
+            src_ip: fields.intern("src_ip", &taxonomy),
+            scan_id: fields.intern("scan_id", &taxonomy),
         };
         let ids = detections.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Detection(i)));
         let more = correlations.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Correlation(i)));
@@ -151,7 +145,7 @@ impl Rules {
             links,
             filters,
             orgs,
-            taxonomy: taxonomy.clone(),
+            taxonomy,
             fields,
             alert_fields,
             sources,
@@ -311,8 +305,7 @@ fn attach(filter: &Filter, number: usize, detections: &mut [Detection]) -> Resul
     };
     let mut named = Vec::new();
     for reference in rules {
-        let is = |rule: &Detection| rule.meta.id == *reference || rule.meta.name.as_ref() == Some(reference);
-        let Some(at) = detections.iter().position(is) else {
+        let Some(at) = detections.iter().position(|rule| rule.meta.is_called(reference)) else {
             return Err(format!("the filter names the detection rule '{reference}', which is not there"));
         };
         if !detections.get(at).is_some_and(|rule| filter.logsource.holds(&rule.logsource)) {

@@ -7,6 +7,7 @@ use ahash::AHashMap;
 use serde::Deserialize;
 
 use crate::engine::Refusal;
+use crate::own;
 use crate::rule::LogSource;
 
 const LOGSOURCES: &str = include_str!("../taxonomy/logsources.yml");
@@ -41,16 +42,11 @@ struct Additions {
 impl TaxonomyDocument {
     /// Whether a document is meant as one of these. Rules may state a `taxonomy` too, by its name.
     pub(crate) fn is_one(text: &str) -> bool {
-        let begins = |key: &str| text.lines().any(|line| line.starts_with(key));
-        text.lines().any(|line| line.trim_end() == "taxonomy:")
-            && !["filter:", "detection:", "correlation:"].into_iter().any(begins)
+        !own::is_sigma(text) && text.lines().any(|line| line.trim_end() == "taxonomy:")
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
-        serde_norway::from_str(text).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            Refusal { line, reason: format!("the taxonomy is wrong: {error}") }
-        })
+        own::parse(text, "taxonomy")
     }
 }
 

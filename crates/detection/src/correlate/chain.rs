@@ -34,13 +34,12 @@ impl Correlator {
         };
         let rules = self.rules.clone();
         let Some(root_id) = self.slots.get(number).map(|slot| slot.root.clone()) else { return };
-        let consumers = self.linked(index).map_or_else(Vec::new, |(_, link)| link.consumers.clone());
         let Some((_, org)) = key::owner(key) else { return };
-        let own_id = self.linked(index).map(|(rule, _)| rule.meta.id.as_str());
-        let off = |id: &str| self.groups.org_name(org).is_some_and(|org| !rules.orgs.enabled(org, id));
-        if own_id.is_none_or(off) {
+        let Some((own, link)) = self.linked(index) else { return };
+        if self.groups.org_name(org).is_some_and(|org| !rules.orgs.enabled(org, &own.meta.id)) {
             return;
         }
+        let consumers = link.consumers.clone();
         for consumer in consumers {
             let Some((outer, link)) = self.linked(consumer.outer) else { continue };
             if !link.roots.iter().any(|(known, _)| *known == root) {

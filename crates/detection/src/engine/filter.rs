@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use rsigma_eval::compile_rule;
 use rsigma_parser::{FilterRule, FilterRuleTarget, SigmaRule};
 use serde_norway::Value as Yaml;
 
@@ -33,8 +32,7 @@ pub(super) fn compile(
     }
     let orgs = orgs(&filter)?;
     let rule = as_rule(filter);
-    let compiled = compile_rule(&rule).map_err(|error| Refusal::new(error.to_string()))?;
-    let matcher = Box::new(Program::new(compiled, fields, taxonomy)?);
+    let matcher = Box::new(Program::compile(&rule, fields, taxonomy)?);
     let logsource = lower(rule.logsource);
     Ok(Document::Filter(Filter { id: rule.id, title: rule.title, targets, logsource, orgs, matcher }))
 }

@@ -107,8 +107,7 @@ fn detection(
     fields: &mut Fields,
     taxonomy: &Taxonomy,
 ) -> Result<Document, Refusal> {
-    let compiled = compile_rule(&rule).map_err(|error| Refusal::new(error.to_string()))?;
-    let matcher = Program::new(compiled, fields, taxonomy)?;
+    let matcher = Program::compile(&rule, fields, taxonomy)?;
     Ok(Document::Detection {
         meta: Meta {
             id: identity(rule.id.as_ref(), rule.name.as_ref())?,
@@ -158,11 +157,17 @@ pub(super) struct Item {
 }
 
 impl Program {
-    pub(super) fn new(rule: CompiledRule, fields: &mut Fields, taxonomy: &Taxonomy) -> Result<Self, Refusal> {
-        for detection in rule.detections.values() {
+    /// The program of a rule, whose field names are given ids.
+    pub(super) fn compile(
+        rule: &SigmaRule,
+        fields: &mut Fields,
+        taxonomy: &Taxonomy,
+    ) -> Result<Self, Refusal> {
+        let compiled = compile_rule(rule).map_err(|error| Refusal::new(error.to_string()))?;
+        for detection in compiled.detections.values() {
             intern(detection, fields, taxonomy);
         }
-        Self::with_known_fields(rule, fields)
+        Self::with_known_fields(compiled, fields)
     }
 
     /// The program of a rule whose field names all have ids.

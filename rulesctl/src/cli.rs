@@ -233,8 +233,10 @@ fn run_match(source: &Source, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let mut events = Events::open(&source.events)?;
     let mut total = Matched::default();
     each_batch(source, &mut events, &mut |batch| {
-        let matched = match_lines(&rules, batch, source.input, source.stream.into(), &mut |hit, meta| {
-            match source.format {
+        let matched =
+            match_lines(&rules, batch, source.input, source.stream.into(), &mut |hit, meta| match source
+                .format
+            {
                 Format::Json => out.json(&hit),
                 Format::Table => out.text(&format!(
                     "{:>8}  {:13}  {}  {}\n",
@@ -243,8 +245,7 @@ fn run_match(source: &Source, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
                     hit.rule_id,
                     meta.title
                 )),
-            }
-        })?;
+            })?;
         total.events += matched.events;
         total.passed_over += matched.passed_over;
         total.hits += matched.hits;
@@ -300,8 +301,9 @@ fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let bytes = read_event(&args.event)?;
     let line = Line { index: 0, number: 1, bytes: &bytes };
     let input = input(&line, Shape::Jsonl, Micros::now());
-    let rejected =
-        |reject: schemas::Reject<'_>| anyhow::anyhow!("the event is rejected: {}: {}", reject.reason, reject.detail);
+    let rejected = |reject: schemas::Reject<'_>| {
+        anyhow::anyhow!("the event is rejected: {}: {}", reject.reason, reject.detail)
+    };
     let mut texts = Vec::new();
     {
         let mut each = |subject: Subject<'_>| -> anyhow::Result<()> {

@@ -103,9 +103,8 @@ fn original_time(event: &Event<'_>) -> Option<Micros> {
 
 fn time_in(bytes: &[u8], field: &str) -> Option<Micros> {
     let object: Value = serde_json::from_slice(bytes).ok()?;
-    let value = object
-        .get(field)
-        .or_else(|| field.split('.').try_fold(&object, |outer, inner| outer.get(inner)))?;
+    let value =
+        object.get(field).or_else(|| field.split('.').try_fold(&object, |outer, inner| outer.get(inner)))?;
     match value {
         Value::String(text) => normalise::parse_time(text),
         Value::Number(number) => normalise::parse_time(&number.to_string()),

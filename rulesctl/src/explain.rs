@@ -121,7 +121,9 @@ fn wanted(test: &Test, verdict: &Verdict) -> String {
 /// The short answer where the verdict needs one.
 fn reason(rule: &Detection, routed: bool, outline: &Outline) -> Option<String> {
     if !routed && outline.holds() == Some(true) {
-        return Some("Its condition holds, but events of this log source are not evaluated against it.".to_owned());
+        return Some(
+            "Its condition holds, but events of this log source are not evaluated against it.".to_owned(),
+        );
     }
     (!routed && rule.logsource != detection::LogSource::default())
         .then(|| "Events of this log source are not evaluated against it.".to_owned())

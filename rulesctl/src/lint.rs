@@ -108,7 +108,9 @@ fn costs(outline: &Outline, warned: &mut Vec<Warned>) {
 
 fn regex_cost(pattern: &str) -> Option<String> {
     if pattern.starts_with(".*") || pattern.starts_with("^.*") {
-        return Some("starts with .*, which finds nothing more and keeps the search from skipping".to_owned());
+        return Some(
+            "starts with .*, which finds nothing more and keeps the search from skipping".to_owned(),
+        );
     }
     let counts = pattern.split('{').skip(1).filter_map(|rest| {
         let (inside, _) = rest.split_once('}')?;
@@ -142,9 +144,8 @@ mod tests {
 
     fn kinds(logsource: &str, detection: &str) -> Vec<&'static str> {
         let linter = Linter::new().unwrap();
-        let text = format!(
-            "title: x\nid: x\nlogsource: {logsource}\ndetection: {{s: {detection}, condition: s}}\n"
-        );
+        let text =
+            format!("title: x\nid: x\nlogsource: {logsource}\ndetection: {{s: {detection}, condition: s}}\n");
         let loaded = load_documents(Path::new("x.yml"), &text, &Taxonomy::shipped().unwrap());
         assert_eq!(loaded.defects, []);
         let rules = &loaded.rules;

@@ -212,7 +212,8 @@ impl Replay {
             }
         };
         let mut incidents: Vec<Incident> = self.incidents.into_values().map(incident).collect();
-        let order = |incident: &Incident| (incident.first, incident.rule_id.clone(), incident.group_key.clone());
+        let order =
+            |incident: &Incident| (incident.first, incident.rule_id.clone(), incident.group_key.clone());
         incidents.sort_by_cached_key(order);
         incidents
     }

@@ -85,7 +85,9 @@ mod tests {
             errors: vec!["b.yml:3: nonsense".into()],
         };
         let xml = junit(&suite).unwrap();
-        assert!(xml.contains("<testsuites name=\"tidewatch-rules\" tests=\"3\" failures=\"1\" errors=\"1\">"));
+        assert!(
+            xml.contains("<testsuites name=\"tidewatch-rules\" tests=\"3\" failures=\"1\" errors=\"1\">")
+        );
         assert!(xml.contains("<testcase classname=\"R &amp; D\" name=\"a &quot;case&quot;\"/>"));
         assert!(xml.contains("<failure message=\"no &lt;match&gt;\"/>"));
         assert!(xml.contains("<error message=\"b.yml:3: nonsense\"/>"));

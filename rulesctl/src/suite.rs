@@ -94,9 +94,8 @@ impl Case {
         for step in self.steps() {
             let stream = match &step.stream {
                 None => Stream::Events,
-                Some(name) => {
-                    Stream::from_name(name).with_context(|| format!("no stream {name}: events or findings"))?
-                }
+                Some(name) => Stream::from_name(name)
+                    .with_context(|| format!("no stream {name}: events or findings"))?,
             };
             let text = match &step.event {
                 Value::String(line) => line.clone(),

@@ -149,8 +149,12 @@ fn match_routes_raw_events_and_tells_hits_by_index() {
 fn replay_tells_incidents_with_all_their_events() {
     let mut log = String::new();
     for n in 0..30 {
-        log += &format!("Jun 14 15:{n:02}:00 combo sshd[7]: Failed password for root from 203.0.113.9 port 1 ssh2\n");
-        log += &format!("Jun 14 15:{n:02}:01 combo sshd[7]: Failed password for eve from 203.0.113.9 port 1 ssh2\r\n");
+        log += &format!(
+            "Jun 14 15:{n:02}:00 combo sshd[7]: Failed password for root from 203.0.113.9 port 1 ssh2\n"
+        );
+        log += &format!(
+            "Jun 14 15:{n:02}:01 combo sshd[7]: Failed password for eve from 203.0.113.9 port 1 ssh2\r\n"
+        );
     }
     let place = Place::new(&[("a.yml", RULES), ("old.log", &log)]);
     let mut args = vec!["replay", "--rules", "a.yml", "--events", "old.log", "--input", "log"];
@@ -221,12 +225,19 @@ fn test_runs_the_cases_beside_a_rule_and_fails_with_them() {
     let place = Place::new(&[("a.yml", rules), ("a.test.yml", cases)]);
     let output = run_in(&place, &["test", "."]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
-    assert!(text(&output.stdout).ends_with("3 cases of 2 rules: 3 passed, 0 failed; 0 files without tests, 0 errors\n"));
+    assert!(
+        text(&output.stdout)
+            .ends_with("3 cases of 2 rules: 3 passed, 0 failed; 0 files without tests, 0 errors\n")
+    );
 
     fs::write(place.path("a.test.yml"), cases.replace("match: false", "match: true")).unwrap();
     let output = run_in(&place, &["test", "a.yml", "--format", "junit"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("<failure message=\"no incident fired\"/>"), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).contains("<failure message=\"no incident fired\"/>"),
+        "{}",
+        text(&output.stdout)
+    );
     let output = run_in(&place, &["test", ".", "--format", "json"]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["cases"][2]["failure"], "no incident fired");

@@ -143,8 +143,5 @@ fn signals_carry_identity_entities_and_group() {
     assert_eq!(pairs(&signal.entities), ["host=bastion", "user=root", "ip=203.0.113.9"]);
     assert_eq!((signal.index, signal.severity_id, signal.event_uid), (3, 4, Some(Uuid::max())));
     assert!(matches!(signal.org, Cow::Borrowed("demo")));
-    assert_eq!(
-        *partition,
-        detection::signal_partition("demo", &signal.base_rule_id, &signal.group_key)
-    );
+    assert_eq!(*partition, detection::signal_partition("demo", &signal.base_rule_id, &signal.group_key));
 }

@@ -124,7 +124,12 @@ fn every_regression_case_fires_its_rule() {
             *others.entry(other).or_default() += 1;
         }
     }
-    println!("{} events; {} other rules fired, {} times", cases.len(), others.len(), others.values().sum::<usize>());
+    println!(
+        "{} events; {} other rules fired, {} times",
+        cases.len(),
+        others.len(),
+        others.values().sum::<usize>()
+    );
     for (id, count) in others {
         let title = rules.detections().iter().find(|rule| rule.meta.id == id).map(|rule| &rule.meta.title);
         println!("{count:>4}  {id}  {}", title.unwrap());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ahash::AHashMap;
+use foldhash::HashMap;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::value::{Text, Value};
@@ -13,7 +13,7 @@ pub(crate) type NameId = u16;
 /// The names of attributes that any rule may ask for. What has another name is skipped, not read.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    ids: AHashMap<Box<str>, NameId>,
+    ids: HashMap<Box<str>, NameId>,
 }
 
 impl Names {
@@ -79,6 +79,9 @@ pub(crate) fn any_string(json: Option<&str>, visit: &mut dyn FnMut(&str) -> bool
     }
 }
 
+/// What most events do not exceed.
+const USUAL_VALUES: usize = 32;
+
 struct Known<'n>(&'n Names);
 
 impl<'de> DeserializeSeed<'de> for Known<'_> {
@@ -97,7 +100,8 @@ impl<'de> Visitor<'de> for Known<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut attributes = Attributes { values: Vec::with_capacity(8), slots: vec![0; self.0.ids.len()] };
+        let mut attributes =
+            Attributes { values: Vec::with_capacity(USUAL_VALUES), slots: vec![0; self.0.ids.len()] };
         while let Some(Text(key)) = entries.next_key::<Text<'de>>()? {
             match self.0.ids.get(key.as_ref() as &str) {
                 Some(&name) => attributes.put(name, entries.next_value()?),

@@ -5,11 +5,15 @@
 
 mod condition;
 mod correlation;
+mod literals;
+mod need;
 mod outline;
 mod rsigma;
+mod text;
 
 pub(crate) use rsigma::Rsigma;
 
+use crate::need::Need;
 use crate::outline::Outline;
 use crate::rule::{Correlation, LogSource, Meta};
 use crate::taxonomy::Taxonomy;
@@ -19,6 +23,9 @@ use crate::view::{Fields, View};
 pub(crate) trait Matcher: Send + Sync {
     /// Whether the rule matches. Never fails: what cannot be compared does not match.
     fn matches(&self, event: &View<'_>) -> bool;
+
+    /// What an event must have for it to match.
+    fn need(&self) -> Need;
 }
 
 /// What a rule document turned out to be.

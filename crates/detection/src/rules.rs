@@ -7,9 +7,11 @@ use ahash::AHashMap;
 use crate::engine::{Document, Engine, Rsigma};
 use crate::link::{Link, Placed, link};
 use crate::load::{DefectKind, Source};
+use crate::need::Need;
 use crate::outline::Outline;
 use crate::route::Routes;
 use crate::rule::{ALERT_SEVERITY, Correlation, Detection, LogSource, Meta};
+use crate::sieve::{Scratch, Sieve};
 use crate::taxonomy::Taxonomy;
 use crate::view::{FieldId, Fields, Subject, View};
 
@@ -24,7 +26,10 @@ pub struct Rules {
     pub(crate) alert_fields: AlertFields,
     /// The documents it was compiled from, so that a later, broken version can be replaced by its last good one.
     pub(crate) sources: Vec<Source>,
+    /// By log source, to numbers of detections.
     routes: Routes,
+    logsources: Vec<LogSource>,
+    sieves: Vec<Sieve>,
     by_id: AHashMap<String, RuleRef>,
 }
 
@@ -101,8 +106,10 @@ impl Rules {
         let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
         sources.extend(more);
 
-        let logsources: Vec<LogSource> = detections.iter().map(|rule| rule.logsource.clone()).collect();
+        let groups = groups(&detections);
+        let logsources: Vec<LogSource> = groups.iter().map(|(source, _)| (*source).clone()).collect();
         let routes = Routes::new(&logsources, taxonomy, &mut fields);
+        let sieves = groups.into_iter().map(|(_, rules)| sieve(&detections, &rules)).collect();
         let alert_fields = AlertFields {
             host: fields.intern("host", taxonomy),
             user: fields.intern("user", taxonomy),
@@ -113,7 +120,18 @@ impl Rules {
         let more = correlations.iter().enumerate().map(|(i, r)| (r.meta.id.clone(), RuleRef::Correlation(i)));
         let by_id = ids.chain(more).collect();
         let links = linked.links;
-        let rules = Self { detections, correlations, links, fields, alert_fields, sources, routes, by_id };
+        let rules = Self {
+            detections,
+            correlations,
+            links,
+            fields,
+            alert_fields,
+            sources,
+            routes,
+            logsources,
+            sieves,
+            by_id,
+        };
         (rules, left_out)
     }
 
@@ -155,11 +173,19 @@ impl Rules {
         &'r self,
         event: &'v View<'a>,
     ) -> impl Iterator<Item = &'r Detection> + use<'r, 'v, 'a> {
-        self.routes
-            .candidates(event)
-            .iter()
-            .filter_map(|&index| self.detections.get(index as usize))
-            .filter(move |rule| rule.matcher.matches(event))
+        self.candidates(event).filter(move |rule| rule.matcher.matches(event))
+    }
+
+    /// The detection rules that `event` may match, as far as a look at its log source and its fields can tell.
+    pub(crate) fn candidates(&self, event: &View<'_>) -> Candidates<'_> {
+        let mut scratch = Scratch::take(self.detections.len());
+        for &source in self.routes.candidates(event) {
+            if let Some(sieve) = self.sieves.get(source as usize) {
+                sieve.pass(event, &mut scratch);
+            }
+        }
+        scratch.sort();
+        Candidates { rules: &self.detections, scratch: Some(scratch), next: 0 }
     }
 
     /// File and line, from 1, of the rule of that id.
@@ -177,11 +203,12 @@ impl Rules {
         Rsigma.explain(&self.source(&rule.meta.id)?.texts(), &self.fields, event)
     }
 
-    /// Whether `event` is evaluated against `rule`, one of these, at all.
+    /// Whether `event` is of a log source that `rule`, one of these, is for.
     pub fn routed(&self, rule: &Detection, event: &View<'_>) -> bool {
-        let candidates = self.routes.candidates(event).iter();
-        let mut rules = candidates.filter_map(|&index| self.detections.get(index as usize));
-        rules.any(|candidate| candidate.meta.id == rule.meta.id)
+        let sources = self.routes.candidates(event).iter();
+        sources
+            .filter_map(|&source| self.logsources.get(source as usize))
+            .any(|source| *source == rule.logsource)
     }
 
     /// Sources stand as the rules do: detections, then correlations.
@@ -192,9 +219,10 @@ impl Rules {
         }
     }
 
+    /// The detection rules of the event's log sources, in order; what the sieves choose from.
     #[cfg(test)]
-    pub(crate) fn candidates(&self, event: &View<'_>) -> &[u32] {
-        self.routes.candidates(event)
+    pub(crate) fn routed_rules(&self, event: &View<'_>) -> impl Iterator<Item = &Detection> {
+        self.detections.iter().filter(|rule| self.routed(rule, event))
     }
 
     pub(crate) fn known(&self, id: &str) -> Option<Known<'_>> {
@@ -214,6 +242,54 @@ impl Rules {
     pub(crate) fn correlation(&self, index: usize) -> Option<Known<'_>> {
         Some(Known::Correlation(self.correlations.get(index)?, self.links.get(index)?))
     }
+}
+
+/// Detections that an event may match, in order.
+pub(crate) struct Candidates<'r> {
+    rules: &'r [Detection],
+    scratch: Option<Box<Scratch>>,
+    next: usize,
+}
+
+impl<'r> Iterator for Candidates<'r> {
+    type Item = &'r Detection;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.scratch.as_ref()?.found(self.next)?;
+        self.next += 1;
+        self.rules.get(number as usize)
+    }
+}
+
+impl Drop for Candidates<'_> {
+    fn drop(&mut self) {
+        if let Some(scratch) = self.scratch.take() {
+            scratch.give_back();
+        }
+    }
+}
+
+/// Numbers of the detections of each log source.
+fn groups(detections: &[Detection]) -> Vec<(&LogSource, Vec<u32>)> {
+    let mut groups: Vec<(&LogSource, Vec<u32>)> = Vec::new();
+    let mut places: AHashMap<&LogSource, usize> = AHashMap::new();
+    for (number, rule) in (0u32..).zip(detections) {
+        let place = *places.entry(&rule.logsource).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, rules)) => rules.push(number),
+            None => groups.push((&rule.logsource, vec![number])),
+        }
+    }
+    groups
+}
+
+fn sieve(detections: &[Detection], rules: &[u32]) -> Sieve {
+    let needs: Vec<(u32, Need)> = rules
+        .iter()
+        .filter_map(|&number| Some((number, detections.get(number as usize)?.matcher.need())))
+        .collect();
+    let needs: Vec<(u32, &Need)> = needs.iter().map(|(number, need)| (*number, need)).collect();
+    Sieve::new(&needs)
 }
 
 /// How far before an event others may matter to a correlation, microseconds.

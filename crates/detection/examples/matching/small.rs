@@ -45,7 +45,8 @@ fn sshd(n: usize) -> String {
 }
 
 fn access(n: usize) -> String {
-    let (path, status) = if n.is_multiple_of(20) { ("/old-page", 404) } else { ("/api/v2/orders?page=3", 200) };
+    let (path, status) =
+        if n.is_multiple_of(20) { ("/old-page", 404) } else { ("/api/v2/orders?page=3", 200) };
     format!(
         r#"<190>1 2026-11-21T09:05:07Z shop-1 nginx 4711 - [meta@32473 sequence="{n}"] 100.64.3.{} - - [21/Nov/2026:09:05:07 +0000] "GET {path} HTTP/1.1" {status} 5120 "-" "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0""#,
         n % 250

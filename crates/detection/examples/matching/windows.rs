@@ -172,7 +172,8 @@ pub(crate) fn mixed(n: usize) -> String {
         ("SubjectDomainName", "CORP"),
         ("SubjectLogonId", "0x3b5e64"),
     ];
-    let security = |event: u32, more: &[(&str, &str)]| rendered(n, SECURITY, event, &[&subject[..], more].concat());
+    let security =
+        |event: u32, more: &[(&str, &str)]| rendered(n, SECURITY, event, &[&subject[..], more].concat());
     match n % 20 {
         0 | 1 => process_creation(n / 20),
         2 | 3 => sysmon(
@@ -310,7 +311,11 @@ pub(crate) fn mixed(n: usize) -> String {
             n,
             SYSTEM,
             7036,
-            &[("param1", "Windows Update"), ("param2", "running"), ("Binary", "770075006100750073006500720076")],
+            &[
+                ("param1", "Windows Update"),
+                ("param2", "running"),
+                ("Binary", "770075006100750073006500720076"),
+            ],
         ),
     }
 }
@@ -330,9 +335,12 @@ fn rendered(n: usize, (provider, channel): (&str, &str), id: u32, data: &[(&str,
         let _ = write!(message, "\t{name}:\t\t{value}\r\n");
     }
     while message.len() < MESSAGE_BYTES {
-        message.push_str("\r\nThis event is generated on the computer that was accessed, where the session was created.");
+        message.push_str(
+            "\r\nThis event is generated on the computer that was accessed, where the session was created.",
+        );
     }
-    let data: Vec<String> = data.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
+    let data: Vec<String> =
+        data.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
     format!(
         r##"{{"Event":{{"#attributes":{{"xmlns":"http://schemas.microsoft.com/win/2004/08/events/event"}},"System":{{"Provider":{{"#attributes":{{"Name":"{provider}","Guid":"5770385F-C22A-43E0-BF4C-06F5698FFBD9"}}}},"EventID":{id},"Version":5,"Level":4,"Task":{id},"Opcode":0,"Keywords":"0x8000000000000000","TimeCreated":{{"#attributes":{{"SystemTime":"2026-11-21T09:05:07.123901Z"}}}},"EventRecordID":{record},"Correlation":null,"Execution":{{"#attributes":{{"ProcessID":3544,"ThreadID":4264}}}},"Channel":"{channel}","Computer":"WS-{host:03}.corp.example","Security":{{"#attributes":{{"UserID":"S-1-5-18"}}}}}},"EventData":{{{data}}},"RenderingInfo":{{"Culture":"en-GB","Level":"Information","Message":{message}}}}}}}"##,
         record = 2_584_270 + n,

@@ -14,7 +14,8 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, correlation, outline};
+use super::{Document, Engine, Matcher, Refusal, correlation, outline, text};
+use crate::need::Need;
 use crate::outline::Outline;
 use crate::rule::{LogSource, Meta};
 use crate::taxonomy::Taxonomy;
@@ -145,9 +146,9 @@ pub(super) enum Selection {
 }
 
 pub(super) struct Item {
-    field: Option<FieldId>,
-    exists: Option<bool>,
-    matcher: CompiledMatcher,
+    pub field: Option<FieldId>,
+    pub exists: Option<bool>,
+    pub matcher: CompiledMatcher,
 }
 
 impl Program {
@@ -259,6 +260,16 @@ impl Matcher for Program {
             }),
         }
     }
+
+    fn need(&self) -> Need {
+        match self {
+            Self::Resolved { selections, conditions } => {
+                let needs: Vec<Need> = selections.iter().map(Selection::need).collect();
+                Need::any(conditions.iter().map(|condition| condition.need(&needs)))
+            }
+            Self::Whole(_) => Need::Nothing,
+        }
+    }
 }
 
 impl Selection {
@@ -285,6 +296,8 @@ impl Item {
             return value.is_some_and(|value| value != Value::Null) == expected;
         }
         match value {
+            Some(Value::Str(value)) => text::matches(&self.matcher, &value)
+                .unwrap_or_else(|| self.matcher.matches(&EventValue::Str(value), &Adapter(event))),
             Some(value) => self.matcher.matches(&EventValue::from(value), &Adapter(event)),
             None => matches!(self.matcher, CompiledMatcher::Null),
         }

@@ -10,6 +10,9 @@ use crate::value::{Text, Value};
 /// Number of an attribute's name among those that any rule may ask for.
 pub(crate) type NameId = u16;
 
+/// Names of attributes that the rules of a set may ask for.
+pub(crate) const MAX_NAMES: usize = NameId::MAX as usize;
+
 /// The names of attributes that any rule may ask for. What has another name is skipped, not read.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
@@ -22,9 +25,14 @@ impl Names {
         if let Some(&id) = self.ids.get(name) {
             return Some(id);
         }
-        let id = NameId::try_from(self.ids.len()).ok()?;
+        let id = NameId::try_from(self.ids.len()).ok().filter(|id| usize::from(*id) < MAX_NAMES)?;
         self.ids.insert(name.into(), id);
         Some(id)
+    }
+
+    /// Whether no other name can be given an id.
+    pub(crate) fn is_full(&self) -> bool {
+        self.ids.len() >= MAX_NAMES
     }
 
     /// The name of an id. Looks at all of them.

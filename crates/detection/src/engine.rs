@@ -3,6 +3,7 @@
 //! Everything outside `engine/rsigma.rs` knows rules only through these types, so that the engine can be mended or
 //! replaced behind them.
 
+mod bounds;
 mod condition;
 mod correlation;
 mod literals;

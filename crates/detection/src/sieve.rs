@@ -37,7 +37,7 @@ pub(crate) struct Sieve {
     always: Entries,
     fields: Vec<(FieldId, Table)>,
     /// What the message and the strings of the attributes may contain.
-    strings: Option<Strings>,
+    strings: Vec<Strings>,
 }
 
 /// The clues about one field.
@@ -47,7 +47,7 @@ struct Table {
     /// Lengths of those, as bits; the last one is for all that are longer.
     lengths: u64,
     numbers: HashMap<i64, Entries>,
-    texts: Option<Texts>,
+    texts: Vec<Texts>,
     not_ascii: Entries,
 }
 
@@ -154,6 +154,9 @@ impl Scratch {
     }
 }
 
+/// Texts of an automaton: making one takes time by the square of their number.
+const MAX_TEXTS: usize = 8_192;
+
 /// Bytes of texts up to which a table has the faster of two automata, some 200 bytes of memory for each byte of text.
 const FAST_TEXT_BYTES: usize = 64 * 1024;
 
@@ -184,7 +187,8 @@ impl Sieve {
                 }
             }
         }
-        let strings = builders.remove(&None).and_then(|builder| builder.build_strings(&mut always));
+        let strings =
+            builders.remove(&None).map(|builder| builder.build_strings(&mut always)).unwrap_or_default();
         let fields =
             builders.into_iter().filter_map(|(field, builder)| Some((field?, builder.build(&mut always))));
         let mut sieve = Self { fields: fields.collect(), strings, always };
@@ -200,7 +204,7 @@ impl Sieve {
                 table.look_up(&value, scratch);
             }
         }
-        if let Some(strings) = &self.strings {
+        for strings in &self.strings {
             strings.look_up(event, scratch);
         }
     }
@@ -294,37 +298,40 @@ impl<'n> Builder<'n> {
     }
 
     /// The texts alone, to be looked for in strings.
-    fn build_strings(self, always: &mut Entries) -> Option<Strings> {
-        let any = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(&self.texts);
-        match (any, self.build(always).texts) {
-            (Ok(any), Some(texts)) => Some(Strings { any, texts }),
-            (_, texts) => {
-                let rules = texts.map(|texts| texts.rules).unwrap_or_default();
-                always.extend(rules.into_iter().flat_map(|placed| placed.anywhere));
-                None
+    fn build_strings(self, always: &mut Entries) -> Vec<Strings> {
+        let mut strings = Vec::new();
+        for (texts, placed) in self.chunks() {
+            let any = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(&texts);
+            match (any, Texts::new(&texts, placed)) {
+                (Ok(any), Ok(texts)) => strings.push(Strings { any, texts }),
+                (Err(_), Ok(texts)) => always.extend(entries(texts.rules)),
+                (_, Err(placed)) => always.extend(entries(placed)),
             }
         }
+        strings
     }
 
     /// The table. Rules whose texts make no automaton go to `always`.
-    fn build(self, always: &mut Entries) -> Table {
-        let Self { mut table, texts, rules, .. } = self;
-        if texts.is_empty() {
-            return table;
-        }
-        let bytes: usize = texts.iter().map(|text| text.len()).sum();
-        let fast = bytes <= FAST_TEXT_BYTES;
-        let kind = if fast { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
-        match AhoCorasick::builder().kind(Some(kind)).build(&texts) {
-            Ok(automaton) => table.texts = Some(Texts { automaton, rules }),
-            Err(_) => {
-                let all =
-                    |placed: Placed| [placed.anywhere, placed.at_start, placed.at_end].into_iter().flatten();
-                always.extend(rules.into_iter().flat_map(all));
+    fn build(mut self, always: &mut Entries) -> Table {
+        let mut table = std::mem::take(&mut self.table);
+        for (texts, placed) in self.chunks() {
+            match Texts::new(&texts, placed) {
+                Ok(texts) => table.texts.push(texts),
+                Err(placed) => always.extend(entries(placed)),
             }
         }
         table
     }
+
+    fn chunks(self) -> Vec<(Vec<&'n str>, Vec<Placed>)> {
+        let mut placed = self.rules.into_iter();
+        let chunk = |texts: &[&'n str]| (texts.to_vec(), placed.by_ref().take(texts.len()).collect());
+        self.texts.chunks(MAX_TEXTS).map(chunk).collect()
+    }
+}
+
+fn entries(placed: Vec<Placed>) -> impl Iterator<Item = Entry> {
+    placed.into_iter().flat_map(|placed| [placed.anywhere, placed.at_start, placed.at_end]).flatten()
 }
 
 impl Table {
@@ -363,7 +370,7 @@ impl Table {
 
     /// A number has no upper case, and nothing to look for in most tables.
     fn look_up_shown(&self, shown: &dyn std::fmt::Display, scratch: &mut Scratch) {
-        if self.equal.is_empty() && self.texts.is_none() {
+        if self.equal.is_empty() && self.texts.is_empty() {
             return;
         }
         let mut text = std::mem::take(&mut scratch.folded);
@@ -379,7 +386,7 @@ impl Table {
         if !self.not_ascii.is_empty() && !text.is_ascii() {
             scratch.add(&self.not_ascii);
         }
-        if self.equal.is_empty() && self.texts.is_none() {
+        if self.equal.is_empty() && self.texts.is_empty() {
             return;
         }
         let mut folded = std::mem::take(&mut scratch.folded);
@@ -395,13 +402,24 @@ impl Table {
         {
             scratch.add(rules);
         }
-        if let Some(texts) = &self.texts {
+        for texts in &self.texts {
             texts.look_up(folded, scratch);
         }
     }
 }
 
 impl Texts {
+    /// An automaton for these texts, or the rules again where there can be none.
+    fn new(texts: &[&str], rules: Vec<Placed>) -> Result<Self, Vec<Placed>> {
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        let fast = bytes <= FAST_TEXT_BYTES;
+        let kind = if fast { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
+        match AhoCorasick::builder().kind(Some(kind)).build(texts) {
+            Ok(automaton) => Ok(Self { automaton, rules }),
+            Err(_) => Err(rules),
+        }
+    }
+
     fn look_up(&self, folded: &str, scratch: &mut Scratch) {
         for found in self.automaton.find_overlapping_iter(folded) {
             let Some(placed) = self.rules.get(found.pattern().as_usize()) else { continue };

@@ -54,6 +54,11 @@ impl Fields {
         self.ids.get(name).copied()
     }
 
+    /// Whether a rule that names a field not known yet would never find it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.attributes.is_full()
+    }
+
     fn add_places(&mut self, name: &str, places: &mut Vec<Place>) {
         let mut add = |place: Option<Place>| {
             if let Some(place) = place.filter(|place| !places.contains(place)) {

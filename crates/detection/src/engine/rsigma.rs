@@ -14,7 +14,8 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, correlation, outline, text};
+use super::{Document, Engine, Matcher, Refusal, bounds, correlation, outline, text};
+use crate::attributes::MAX_NAMES;
 use crate::need::Need;
 use crate::outline::Outline;
 use crate::rule::{LogSource, Meta};
@@ -34,6 +35,7 @@ impl Engine for Rsigma {
         taxonomy: &Taxonomy,
     ) -> Result<Option<Document>, Refusal> {
         let Some((last, earlier)) = documents.split_last() else { return Ok(None) };
+        bounds::check_text(last)?;
         let before =
             if earlier.is_empty() { SigmaCollection::new() } else { parse(&earlier.join("\n---\n"))? };
         let mut parsed = parse(&documents.join("\n---\n"))?;
@@ -49,6 +51,7 @@ impl Engine for Rsigma {
         }
         if parsed.rules.len() > before.rules.len() {
             let rule = parsed.rules.pop().ok_or_else(|| Refusal::new("the rule is empty"))?;
+            bounds::check_rule(&rule, last)?;
             return detection(rule, hash, fields, taxonomy).map(Some);
         }
         Ok(None)
@@ -107,6 +110,9 @@ fn detection(
 ) -> Result<Document, Refusal> {
     let compiled = compile_rule(&rule).map_err(|error| Refusal::new(error.to_string()))?;
     let matcher = Program::new(compiled, fields, taxonomy)?;
+    if fields.is_full() {
+        return Err(Refusal::new(format!("the rules name too many different fields, {MAX_NAMES} or more")));
+    }
     let lower = |part: Option<String>| part.map(|text| text.to_lowercase());
     Ok(Document::Detection {
         meta: Meta {

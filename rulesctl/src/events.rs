@@ -97,7 +97,7 @@ impl Events {
         let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let metadata = file.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
         anyhow::ensure!(!metadata.is_dir(), "{} is a directory; give a file of events", path.display());
-        let bytes = metadata.is_file().then(|| metadata.len());
+        let bytes = metadata.is_file().then_some(metadata.len());
         Ok(Self::new(Box::new(BufReader::with_capacity(256 * 1024, file)), path, bytes))
     }
 

@@ -256,13 +256,10 @@ fn one(rules: &Arc<Rules>, tests: &Path, ids: &[(usize, String)], case: &Case) -
         let mut all = detection.chain(rules.correlations().iter().map(|rule| &rule.meta));
         all.find(|meta| meta.id == id)
     };
-    let metas = ids.iter().filter_map(|(_, id)| named(id));
+    let mut metas = ids.iter().filter_map(|(_, id)| named(id));
     let meta = match &case.rule {
-        None => metas.last(),
-        Some(wanted) => {
-            let mut metas = metas;
-            metas.find(|meta| meta.id == *wanted || meta.name.as_ref() == Some(wanted))
-        }
+        None => metas.next_back(),
+        Some(wanted) => metas.find(|meta| meta.id == *wanted || meta.name.as_ref() == Some(wanted)),
     };
     let mut went = Outcomes {
         path: tests.to_owned(),

@@ -265,11 +265,11 @@ fn compile(
         if !broken.contains(&old.path) {
             continue;
         }
-        if let Ok(Some(document)) = compile_one(old, &mut fields, taxonomy) {
-            if !anew.contains(id_of(&document)) {
-                kept.insert(old.path.clone());
-                compiled.push((count, old.clone(), document));
-            }
+        if let Ok(Some(document)) = compile_one(old, &mut fields, taxonomy)
+            && !anew.contains(id_of(&document))
+        {
+            kept.insert(old.path.clone());
+            compiled.push((count, old.clone(), document));
         }
     }
     for defect in &mut defects {

@@ -2,10 +2,13 @@
 
 /// `count` lines of each kind.
 pub(crate) fn kinds(count: usize) -> [(&'static str, Vec<String>); 4] {
-    let make = |line: fn(usize) -> String| (0..count).map(line).collect();
-    let kinds: [(&str, fn(usize) -> String); 4] =
-        [("300 B mixed", mixed), ("JSON", json), ("sshd", sshd), ("web access", access)];
-    kinds.map(|(kind, line)| (kind, make(line)))
+    let make = |line: &dyn Fn(usize) -> String| (0..count).map(line).collect();
+    [
+        ("300 B mixed", make(&mixed)),
+        ("JSON", make(&json)),
+        ("sshd", make(&sshd)),
+        ("web access", make(&access)),
+    ]
 }
 
 fn mixed(n: usize) -> String {

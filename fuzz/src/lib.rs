@@ -26,6 +26,21 @@ fn input<'a>(bytes: &'a [u8], format: &'a str) -> Input<'a> {
     Input { bytes, format, org: "demo", received_at, index: 7, event_uid: None }
 }
 
+/// Small tables: those that are shipped take most of the time of a load.
+const SOURCES: &str = "
+- {source_type: sshd, product: linux, category: authentication, service: sshd}
+- {source_type: web_access, product: [apache, nginx], category: webserver}
+- {source_type: windows, channel: Microsoft-Windows-Sysmon/Operational, event_ids: [1], product: windows, category: process_creation}
+- {has: [a=b, c], product: aws, service: cloudtrail}
+- {class_uid: 4002, product: any, category: webserver}
+";
+const FIELDS: &str = "{c-ip: [src_ip], cs-uri: [url.path, path]}";
+
+fn small_taxonomy() -> &'static Taxonomy {
+    static TAXONOMY: OnceLock<Taxonomy> = OnceLock::new();
+    TAXONOMY.get_or_init(|| Taxonomy::parse(SOURCES, FIELDS).expect("the small tables are readable"))
+}
+
 fn taxonomy() -> &'static Taxonomy {
     static TAXONOMY: OnceLock<Taxonomy> = OnceLock::new();
     TAXONOMY.get_or_init(|| Taxonomy::shipped().expect("the shipped tables are readable"))
@@ -43,7 +58,7 @@ fn fixed_rules() -> &'static Rules {
 /// Loads the bytes as a rule file, matches events against what is in it, and explains each rule.
 pub fn rules(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let loaded = load_documents(Path::new("fuzzed.yml"), &text, taxonomy());
+    let loaded = load_documents(Path::new("fuzzed.yml"), &text, small_taxonomy());
     let lines = text.lines().count() + 1;
     for defect in &loaded.defects {
         assert!(!defect.reason.is_empty() && (1..=lines).contains(&defect.line), "{defect} in {lines} lines");

@@ -120,7 +120,7 @@ fn of(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = Str
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
     fn bytes_are_no_trouble(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

@@ -76,6 +76,8 @@ fn parse(text: &str) -> Result<SigmaCollection, Refusal> {
 
 /// Finds the line that rsigma's message is about: YAML errors say `at line N`, conditions stand behind `condition:`.
 fn locate(message: &str, last: &str, documents: &[&str]) -> Refusal {
+    // YAML also ends lines at characters that no editor takes for an end, and errors may be behind the last line.
+    let lines = last.lines().count().max(1);
     let line = if let Some((_, rest)) = message.split_once("at line ") {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let skipped: usize = documents.iter().rev().skip(1).map(|doc| doc.lines().count() + 1).sum();
@@ -85,7 +87,7 @@ fn locate(message: &str, last: &str, documents: &[&str]) -> Refusal {
     } else {
         None
     };
-    Refusal { line, reason: message.to_owned() }
+    Refusal { line: line.map(|line| line.min(lines)), reason: message.to_owned() }
 }
 
 pub(super) fn severity(level: Option<Level>) -> i32 {

@@ -91,14 +91,16 @@ fn matching(what: &str, rules: &Rules, lines: &[String]) {
     let hits = time(what, || {
         events.iter().map(|event| rules.matching(&rules.view(Subject::Event(event))).count()).sum()
     });
-    println!("    {bytes} B of attributes, {:.3} hits an event", hits as f64 / events.len() as f64);
+    if let Some(hits) = hits {
+        println!("    {bytes} B of attributes, {:.3} hits an event", hits as f64 / events.len() as f64);
+    }
 }
 
 /// Prints what `work`, which is for [`EVENTS`] events, costs for one, if its name has the text asked for; returns what it
 /// returned.
-fn time(what: &str, work: impl Fn() -> usize) -> usize {
+fn time(what: &str, work: impl Fn() -> usize) -> Option<usize> {
     if std::env::args().nth(1).is_some_and(|asked| !what.contains(&asked)) {
-        return 0;
+        return None;
     }
     let result = std::hint::black_box(work());
     let (start, before, mut rounds) = (Instant::now(), cpu_nanos(), 0u32);
@@ -110,7 +112,7 @@ fn time(what: &str, work: impl Fn() -> usize) -> usize {
     let cpu = (cpu_nanos() - before) as f64 / events;
     let wall = start.elapsed().as_nanos() as f64 / events;
     println!("{what:<46} {cpu:>8.0} {wall:>8.0} {:>10.0}", 1e9 / cpu);
-    result
+    Some(result)
 }
 
 /// CPU time of this process (Linux).

@@ -11,7 +11,7 @@ CARGO_BUILD := cargo build --release --workspace --bins --locked
 FAILPOINTS := --features tidewatch-service/failpoints
 with_chaos = $(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-chaos
 
-.PHONY: help demo up down status test lint build bench chaos
+.PHONY: help demo up down status test lint build bench chaos fuzz
 
 help: ## this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -54,3 +54,15 @@ chaos: ## every fault test and mutation control (SEED=n repeats a schedule, ONLY
 bench: build ## throughput and latency of the whole system on this machine
 	$(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-bench throughput
 	$(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-bench latency
+
+# cargo-fuzz needs a nightly toolchain; it is put into .tidewatch. What a target finds is in fuzz/artifacts: it belongs into
+# fuzz/regressions/TARGET, where the tests read it.
+FUZZ := PATH="$(CURDIR)/.tidewatch/bin:$$PATH" cargo +nightly fuzz run
+FUZZ_LIMITS := -max_total_time=$(or $(SECONDS),60) -timeout=10 -rss_limit_mb=2048
+
+fuzz: ## every fuzz target for a minute, or so many seconds (SECONDS=n)
+	@[ -x .tidewatch/bin/cargo-fuzz ] || cargo install --locked --root .tidewatch cargo-fuzz
+	@mkdir -p fuzz/corpus/rules fuzz/corpus/events fuzz/corpus/lines
+	$(FUZZ) rules fuzz/corpus/rules fuzz/src rules -- $(FUZZ_LIMITS)
+	$(FUZZ) events fuzz/corpus/events fuzz/seeds/events -- $(FUZZ_LIMITS)
+	$(FUZZ) lines fuzz/corpus/lines fuzz/seeds/lines -- $(FUZZ_LIMITS)

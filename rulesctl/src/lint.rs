@@ -159,7 +159,7 @@ mod tests {
     #[rstest]
     #[case(PROCESS, "{Image|endswith: x, host: y, command_line: z}", &["field"])]
     #[case(PROCESS, "{Image|endswith: x, host: y, CommandLine: z}", &[])]
-    #[case(PROCESS, "{Image: x, QueryName: y}", &["field"])]
+    #[case(PROCESS, "{Image: x, QueryStatus: y}", &["field"])]
     #[case("{product: windows, service: security}", "{Anything: x}", &[])]
     #[case("{product: linux, service: sshd}", "{outcome: failure, oucome: x}", &["field"])]
     #[case("{product: abacus}", "{a: x}", &["logsource"])]

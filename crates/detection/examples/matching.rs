@@ -1,256 +1,143 @@
-//! Events a second and core of matching alone, and of parsing the same JSON alone as the floor:
-//! `cargo run --release -p tidewatch-detection --example matching -- rules` or, with rules of SigmaHQ, the folders of those
-//! instead. Prints one line for each mix of events.
+//! What matching costs, and the floor beside it: reading the same events' JSON, and normalising them.
+//! `TIDEWATCH_SIGMA_DATA=FOLDER cargo run --release -p tidewatch-detection --example matching [TEXT]`
+//!
+//! FOLDER holds SigmaHQ's rules, as `rules.tar.zst` or unpacked; without it only the shipped rules are measured. "Matching
+//! alone" begins with a normalised event whose attributes are JSON text, as detect gets it, and ends with the rules that
+//! matched. TEXT chooses the lines that contain it. Nanoseconds of CPU and of wall clock for an event; the rate is that of the CPU, for one core.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, reason = "prints for people")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "prints for people"
+)]
 
-use std::hint::black_box;
-use std::path::PathBuf;
+#[path = "matching/small.rs"]
+mod small;
+#[path = "matching/windows.rs"]
+mod windows;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use normalise::Input;
+use normalise::{Input, event};
 use schemas::{Event, Micros};
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use tempfile::TempDir;
 use tidewatch_detection::{Rules, Subject, Taxonomy, load};
 
-/// Different events of a mix.
-const DIFFERENT: usize = 2_000;
-/// Time that each figure is measured for, the best of three.
-const MEASURED: Duration = Duration::from_millis(1_500);
-/// Bytes of a raw Windows event, about.
-const WINDOWS_BYTES: usize = 2_500;
+/// Events of each kind; enough that they do not stay in the processor's nearest cache.
+const EVENTS: usize = 4_000;
+const RUN: Duration = Duration::from_secs(2);
+/// The directories of SigmaHQ's rules that are current.
+const CURRENT: [&str; 4] = ["rules", "rules-emerging-threats", "rules-threat-hunting", "rules-compliance"];
 
 fn main() {
-    let directories: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let taxonomy = Taxonomy::shipped().unwrap();
-    let scratch = std::env::temp_dir().join(format!("tidewatch-matching-{}", std::process::id()));
-    std::fs::create_dir_all(&scratch).unwrap();
-    for (number, directory) in directories.iter().enumerate() {
-        let target = directory.canonicalize().unwrap();
-        std::os::unix::fs::symlink(target, scratch.join(number.to_string())).unwrap();
+    println!("{:<46} {:>8} {:>8} {:>10}", "", "CPU ns", "wall ns", "events/s");
+    let mixed: Vec<String> = (0..EVENTS).map(windows::mixed).collect();
+    let processes: Vec<String> = (0..EVENTS).map(windows::process_creation).collect();
+    for (kind, lines) in [("mixed", &mixed), ("process creation", &processes)] {
+        let bytes = lines.iter().map(String::len).sum::<usize>() / EVENTS;
+        println!("Windows JSON, {kind}: {bytes} B an event");
+        time("  floor: JSON skipped", || {
+            lines.iter().filter(|line| serde_json::from_str::<IgnoredAny>(line).is_ok()).count()
+        });
+        time("  floor: JSON read into a tree", || {
+            lines.iter().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count()
+        });
+        time("  normalising alone", || lines.iter().filter(|line| event(&input(line)).is_ok()).count());
     }
-    let started = Instant::now();
-    let loaded = load(&scratch, &taxonomy, None).unwrap();
-    std::fs::remove_dir_all(&scratch).unwrap();
-    let rules = loaded.rules;
-    println!(
-        "{} detections, {} correlations, {} refused, loaded in {:.1?}",
-        rules.detections().len(),
-        rules.correlations().len(),
-        loaded.defects.len(),
-        started.elapsed()
-    );
-    println!(
-        "{:24} {:>7} {:>12} {:>12} {:>12} {:>8}",
-        "events", "bytes", "parse/s", "normalise/s", "match/s", "hits"
-    );
-    report(&rules, "Windows, mixed", &raw(windows));
-    report(&rules, "Windows, process creation", &raw(|n| process(n, false)));
-    report(&rules, "Linux and web lines", &raw(line));
+    if let Some(folder) = std::env::var_os("TIDEWATCH_SIGMA_DATA").map(PathBuf::from) {
+        let unpacked = unpack(&folder);
+        let directory = unpacked.as_ref().map_or(folder.as_path(), TempDir::path);
+        let start = Instant::now();
+        let loaded = load(directory, &taxonomy, None).unwrap();
+        let (rules, refused) = (loaded.rules.len(), loaded.defects.len());
+        println!(
+            "SigmaHQ: {rules} rules, {refused} refused, loaded in {:.1} s",
+            start.elapsed().as_secs_f64()
+        );
+        matching("  matching alone, mixed Windows", &loaded.rules, &mixed);
+        matching("  matching alone, process creation", &loaded.rules, &processes);
+    }
+    let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../rules"));
+    let loaded = load(shipped, &taxonomy, None).unwrap();
+    println!("shipped: {} rules", loaded.rules.len());
+    for (kind, lines) in small::kinds(EVENTS) {
+        matching(&format!("  matching alone, {kind}"), &loaded.rules, &lines);
+    }
+    matching("  matching alone, mixed Windows", &loaded.rules, &mixed);
 }
 
-fn raw(make: impl Fn(usize) -> String) -> Vec<String> {
-    (0..DIFFERENT).map(make).collect()
-}
-
-fn report(rules: &Rules, name: &str, raw: &[String]) {
-    let received_at = Micros(1_790_000_000_000_000);
-    let input = |line: &'static str| Input {
+fn input(line: &str) -> Input<'_> {
+    Input {
         bytes: line.as_bytes(),
         format: "text",
         org: "demo",
-        received_at,
+        received_at: Micros(1_795_251_907_000_000),
         index: 0,
         event_uid: None,
-    };
-    let lines: Vec<&'static str> = raw.iter().map(|line| &*line.clone().leak()).collect();
-    let bytes: usize = lines.iter().map(|line| line.len()).sum::<usize>() / lines.len();
-    let parse = rate(&lines, |line| {
-        if line.starts_with('{') {
-            black_box(serde_json::from_str::<Value>(line).unwrap());
-        }
+    }
+}
+
+fn matching(what: &str, rules: &Rules, lines: &[String]) {
+    let events: Vec<Event<'_>> = lines.iter().map(|line| event(&input(line)).unwrap()).collect();
+    let attributes = events.iter().map(|event| event.attributes.as_ref().map_or(0, |text| text.len()));
+    let bytes = attributes.sum::<usize>() / events.len();
+    let hits = time(what, || {
+        events.iter().map(|event| rules.matching(&rules.view(Subject::Event(event))).count()).sum()
     });
-    let normalise = rate(&lines, |line| drop(black_box(normalise::event(&input(line)).unwrap())));
-    let events: Vec<Event<'_>> = lines.iter().map(|line| normalise::event(&input(line)).unwrap()).collect();
-    let hits = |event: &Event<'_>| {
-        let view = rules.view(Subject::Event(event));
-        rules.matching(&view).count()
-    };
-    let matched = rate(&events, |event| {
-        black_box(hits(event));
-    });
-    let hits: usize = events.iter().map(hits).sum();
-    println!("{name:24} {bytes:>7} {parse:>12.0} {normalise:>12.0} {matched:>12.0} {hits:>8}");
+    if let Some(hits) = hits {
+        println!("    {bytes} B of attributes, {:.3} hits an event", hits as f64 / events.len() as f64);
+    }
 }
 
-/// The best of three.
-fn rate<T>(items: &[T], mut each: impl FnMut(&T)) -> f64 {
-    let mut once = || {
-        let started = Instant::now();
-        let mut rounds = 0u32;
-        while started.elapsed() < MEASURED {
-            items.iter().for_each(&mut each);
-            rounds += 1;
+/// Prints what `work`, which is for [`EVENTS`] events, costs for one, if its name has the text asked for; returns what it
+/// returned.
+fn time(what: &str, work: impl Fn() -> usize) -> Option<usize> {
+    if std::env::args().nth(1).is_some_and(|asked| !what.contains(&asked)) {
+        return None;
+    }
+    let result = std::hint::black_box(work());
+    let (start, before, mut rounds) = (Instant::now(), cpu_nanos(), 0u32);
+    while start.elapsed() < RUN {
+        std::hint::black_box(work());
+        rounds += 1;
+    }
+    let events = f64::from(rounds) * EVENTS as f64;
+    let cpu = (cpu_nanos() - before) as f64 / events;
+    let wall = start.elapsed().as_nanos() as f64 / events;
+    println!("{what:<46} {cpu:>8.0} {wall:>8.0} {:>10.0}", 1e9 / cpu);
+    Some(result)
+}
+
+/// CPU time of this process (Linux).
+fn cpu_nanos() -> u64 {
+    let schedstat = std::fs::read_to_string("/proc/self/schedstat").unwrap();
+    schedstat.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// The current rules of the archive in `folder`, unpacked; none where there is no archive.
+fn unpack(folder: &Path) -> Option<TempDir> {
+    let archive = File::open(folder.join("rules.tar.zst")).ok()?;
+    let directory = tempfile::tempdir().unwrap();
+    let mut tar = Command::new("tar")
+        .args(["x", "-C"])
+        .arg(directory.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("tar is there");
+    zstd::stream::copy_decode(archive, tar.stdin.take().unwrap()).unwrap();
+    assert!(tar.wait().unwrap().success());
+    for other in std::fs::read_dir(directory.path().join("sigma")).unwrap() {
+        let other = other.unwrap();
+        if other.path().is_dir() && !CURRENT.contains(&other.file_name().to_str().unwrap()) {
+            std::fs::remove_dir_all(other.path()).unwrap();
         }
-        f64::from(rounds) * items.len() as f64 / started.elapsed().as_secs_f64()
-    };
-    (0..3).map(|_| once()).fold(0.0, f64::max)
-}
-
-const IMAGES: [&str; 8] = [
-    "C:\\Windows\\System32\\svchost.exe",
-    "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe",
-    "C:\\Windows\\System32\\WindowsPowerShell\\v1.0\\powershell.exe",
-    "C:\\Windows\\System32\\cmd.exe",
-    "C:\\Windows\\explorer.exe",
-    "C:\\Program Files\\Microsoft Office\\root\\Office16\\OUTLOOK.EXE",
-    "C:\\Windows\\System32\\conhost.exe",
-    "C:\\ProgramData\\Microsoft\\Windows Defender\\Platform\\4.18.2\\MsMpEng.exe",
-];
-const COMMANDS: [&str; 8] = [
-    "C:\\Windows\\system32\\svchost.exe -k netsvcs -p -s Schedule",
-    "\"C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe\" --type=renderer --lang=en-US --device-scale-factor=1",
-    "powershell.exe -NoProfile -File C:\\Scripts\\inventory.ps1 -Verbose",
-    "C:\\Windows\\system32\\cmd.exe /c \"dir C:\\Users\\ada\\Documents > C:\\Temp\\list.txt\"",
-    "C:\\Windows\\Explorer.EXE",
-    "\"C:\\Program Files\\Microsoft Office\\root\\Office16\\OUTLOOK.EXE\" /recycle",
-    "\\??\\C:\\Windows\\system32\\conhost.exe 0xffffffff -ForceV1",
-    "\"C:\\ProgramData\\Microsoft\\Windows Defender\\Platform\\4.18.2\\MsMpEng.exe\"",
-];
-
-/// As a collector sends it, filled up with the text that it renders.
-fn finished(mut event: Value) -> String {
-    let fields: Vec<String> =
-        event.as_object().unwrap().iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    let mut message = fields.join("\r\n");
-    let size = event.to_string().len();
-    while size + message.len() + 40 < WINDOWS_BYTES {
-        message.push_str("\r\nThe description of this event was rendered by the machine that it came from. ");
     }
-    event["Message"] = message.into();
-    event.to_string()
-}
-
-fn common(n: usize, channel: &str, id: u32) -> Value {
-    json!({
-        "EventTime": format!("2026-09-21T14:13:{:02}.{:03}Z", n % 60, n % 1_000), "Channel": channel, "EventID": id,
-        "Computer": format!("WS-{:03}.corp.example.com", n % 200), "EventRecordID": 100_000 + n, "Level": 4, "Task": id, "Opcode": 0,
-        "Keywords": "0x8000000000000000", "ExecutionProcessID": 3100, "ExecutionThreadID": 4200 + n % 50,
-        "UtcTime": format!("2026-09-21 14:13:{:02}.{:03}", n % 60, n % 1_000), "RuleName": "-",
-        "ProcessGuid": format!("{{6f1a2b3c-{:04x}-65f0-0b00-00000000{:04x}}}", n % 65_536, n % 65_536), "ProcessId": 1_000 + n % 9_000,
-    })
-}
-
-fn with(mut event: Value, more: Value) -> String {
-    if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
-        event.extend(more);
-    }
-    finished(event)
-}
-
-const SYSMON: &str = "Microsoft-Windows-Sysmon/Operational";
-
-fn process(n: usize, security: bool) -> String {
-    let (image, command, parent) = (IMAGES[n % 8], COMMANDS[n % 8], IMAGES[(n / 8) % 8]);
-    if security {
-        return with(
-            common(n, "Security", 4688),
-            json!({
-                "NewProcessName": image, "CommandLine": command, "ParentProcessName": parent, "SubjectUserName": "ada",
-                "SubjectDomainName": "CORP", "TokenElevationType": "%%1936", "MandatoryLabel": "S-1-16-8192",
-            }),
-        );
-    }
-    with(
-        common(n, SYSMON, 1),
-        json!({
-            "Image": image, "CommandLine": format!("{command} {n}"), "CurrentDirectory": "C:\\Windows\\system32\\", "User": "CORP\\ada",
-            "LogonGuid": "{6f1a2b3c-0a1b-65f0-e703-000000000000}", "LogonId": "0x3e7", "TerminalSessionId": 1, "IntegrityLevel": "Medium",
-            "FileVersion": "10.0.19041.1", "Description": "Host process", "Product": "Operating system", "Company": "Example",
-            "OriginalFileName": image.rsplit('\\').next().unwrap(),
-            "Hashes": format!("SHA1={n:040x},MD5={n:032x},SHA256={n:064x},IMPHASH={:032x}", n % 97),
-            "ParentProcessGuid": "{6f1a2b3c-0a1b-65f0-0a00-000000000a00}", "ParentProcessId": 800, "ParentImage": parent,
-            "ParentCommandLine": COMMANDS[(n / 8) % 8], "ParentUser": "NT AUTHORITY\\SYSTEM",
-        }),
-    )
-}
-
-/// What a fleet of workstations sends: mostly Sysmon and Security, a tenth of it new processes.
-fn windows(n: usize) -> String {
-    let image = IMAGES[(n * 7) % 8];
-    match n % 20 {
-        0 => process(n, false),
-        1 => process(n, true),
-        2..=4 => with(
-            common(n, SYSMON, 3),
-            json!({
-                "Image": image, "User": "CORP\\ada", "Protocol": "tcp", "Initiated": "true", "SourceIp": "192.0.2.77", "SourcePort": 50_000 + n % 9_000,
-                "DestinationIp": "198.51.100.7", "DestinationPort": 443, "DestinationHostname": format!("h{n}.example.com"),
-            }),
-        ),
-        5..=8 => with(
-            common(n, SYSMON, 7),
-            json!({
-                "Image": image, "ImageLoaded": format!("C:\\Windows\\System32\\lib{}.dll", n % 90), "Signed": "true", "SignatureStatus": "Valid",
-                "Signature": "Example Publisher", "Hashes": format!("SHA256={n:064x}"), "User": "CORP\\ada",
-            }),
-        ),
-        9..=10 => with(
-            common(n, SYSMON, 10),
-            json!({
-                "SourceImage": image, "TargetImage": "C:\\Windows\\System32\\services.exe", "GrantedAccess": "0x1000",
-                "CallTrace": "C:\\Windows\\SYSTEM32\\ntdll.dll+9d4c4|C:\\Windows\\System32\\KERNELBASE.dll+2c13e", "SourceUser": "CORP\\ada",
-            }),
-        ),
-        11..=12 => with(
-            common(n, SYSMON, 11),
-            json!({
-                "Image": image, "TargetFilename": format!("C:\\Users\\ada\\AppData\\Local\\Cache\\f_{n}"), "User": "CORP\\ada",
-            }),
-        ),
-        13..=15 => with(
-            common(n, SYSMON, 13),
-            json!({
-                "EventType": "SetValue", "Image": image, "TargetObject": format!("HKLM\\System\\CurrentControlSet\\Services\\bam\\State\\{n}"),
-                "Details": "Binary Data", "User": "NT AUTHORITY\\SYSTEM",
-            }),
-        ),
-        16 => with(
-            common(n, SYSMON, 22),
-            json!({
-                "Image": image, "QueryName": format!("h{n}.example.com"), "QueryStatus": "0", "QueryResults": "198.51.100.7;", "User": "CORP\\ada",
-            }),
-        ),
-        17 => with(
-            common(n, "Security", 4624),
-            json!({
-                "TargetUserName": "ada", "TargetDomainName": "CORP", "LogonType": 3, "IpAddress": "192.0.2.77", "IpPort": "50123",
-                "LogonProcessName": "Kerberos", "AuthenticationPackageName": "Kerberos", "WorkstationName": "WS-001",
-            }),
-        ),
-        18 => with(
-            common(n, "Security", 4663),
-            json!({
-                "SubjectUserName": "ada", "ObjectServer": "Security", "ObjectType": "File", "ObjectName": "C:\\Data\\plan.xlsx",
-                "AccessList": "%%4416", "AccessMask": "0x1", "ProcessName": image,
-            }),
-        ),
-        _ => with(
-            common(n, "Microsoft-Windows-PowerShell/Operational", 4104),
-            json!({
-                "MessageNumber": 1, "MessageTotal": 1, "Path": "C:\\Scripts\\inventory.ps1",
-                "ScriptBlockText": "Get-CimInstance Win32_OperatingSystem | Select-Object Caption, Version | Export-Csv C:\\Temp\\os.csv",
-            }),
-        ),
-    }
-}
-
-/// Some 150 to 300 bytes.
-fn line(n: usize) -> String {
-    match n % 4 {
-        0 => format!("<38>1 2026-09-21T14:13:20Z bastion-{} sshd {n} - - Accepted publickey for ada from 198.51.100.7 port {} ssh2: ED25519 SHA256:{n:043}", n % 9, 40_000 + n % 9_000),
-        1 => format!("192.0.2.{} - - [21/Sep/2026:14:13:20 +0000] \"GET /shop/item/{n}?ref=list&page={} HTTP/1.1\" 200 {} \"https://shop.example.com/list\" \"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\"", n % 250, n % 7, 500 + n),
-        2 => json!({"time": "2026-09-21T14:13:20Z", "class_uid": 4001, "src_ip": "100.64.1.2", "dst_ip": "10.0.3.4", "dst_port": 443, "host": format!("fw-{}", n % 5), "message": "allowed", "bytes_out": n, "rule": "default-out", "zone": "office", "interface": "eth1"}).to_string(),
-        _ => format!("<85>1 2026-09-21T14:13:20Z web-{} sudo - - -     ada : TTY=pts/0 ; PWD=/home/ada ; USER=root ; COMMAND=/usr/bin/systemctl status unit-{n}.service --no-pager", n % 9),
-    }
+    Some(directory)
 }

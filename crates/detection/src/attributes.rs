@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ahash::AHashMap;
+use foldhash::HashMap;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::value::{Text, Value};
@@ -10,10 +10,13 @@ use crate::value::{Text, Value};
 /// Number of an attribute's name among those that any rule may ask for.
 pub(crate) type NameId = u16;
 
+/// Names of attributes that the rules of a set may ask for.
+pub(crate) const MAX_NAMES: usize = NameId::MAX as usize;
+
 /// The names of attributes that any rule may ask for. What has another name is skipped, not read.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    ids: AHashMap<Box<str>, NameId>,
+    ids: HashMap<Box<str>, NameId>,
 }
 
 impl Names {
@@ -22,9 +25,14 @@ impl Names {
         if let Some(&id) = self.ids.get(name) {
             return Some(id);
         }
-        let id = NameId::try_from(self.ids.len()).ok()?;
+        let id = NameId::try_from(self.ids.len()).ok().filter(|id| usize::from(*id) < MAX_NAMES)?;
         self.ids.insert(name.into(), id);
         Some(id)
+    }
+
+    /// Whether no other name can be given an id.
+    pub(crate) fn is_full(&self) -> bool {
+        self.ids.len() >= MAX_NAMES
     }
 
     /// The name of an id. Looks at all of them.
@@ -79,6 +87,9 @@ pub(crate) fn any_string(json: Option<&str>, visit: &mut dyn FnMut(&str) -> bool
     }
 }
 
+/// What most events do not exceed.
+const USUAL_VALUES: usize = 32;
+
 struct Known<'n>(&'n Names);
 
 impl<'de> DeserializeSeed<'de> for Known<'_> {
@@ -97,7 +108,8 @@ impl<'de> Visitor<'de> for Known<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut attributes = Attributes { values: Vec::with_capacity(8), slots: vec![0; self.0.ids.len()] };
+        let mut attributes =
+            Attributes { values: Vec::with_capacity(USUAL_VALUES), slots: vec![0; self.0.ids.len()] };
         while let Some(Text(key)) = entries.next_key::<Text<'de>>()? {
             match self.0.ids.get(key.as_ref() as &str) {
                 Some(&name) => attributes.put(name, entries.next_value()?),

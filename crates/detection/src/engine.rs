@@ -3,16 +3,22 @@
 //! Everything outside `engine/rsigma.rs` knows rules only through these types, so that the engine can be mended or
 //! replaced behind them.
 
+mod bounds;
 mod condition;
 mod correlation;
 mod filter;
+mod literals;
+mod need;
 mod outline;
 mod rsigma;
+mod text;
 
 use std::borrow::Cow;
 
+pub(crate) use bounds::check_text;
 pub(crate) use rsigma::Rsigma;
 
+use crate::need::Need;
 use crate::orgs::OrgsDocument;
 use crate::outline::Outline;
 use crate::rule::{Correlation, Filter, LogSource, Meta};
@@ -23,6 +29,9 @@ use crate::view::{Fields, View};
 pub(crate) trait Matcher: Send + Sync {
     /// Whether the rule matches. Never fails: what cannot be compared does not match.
     fn matches(&self, event: &View<'_>) -> bool;
+
+    /// What an event must have for it to match.
+    fn need(&self) -> Need;
 }
 
 /// What a rule document turned out to be.

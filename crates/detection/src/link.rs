@@ -5,9 +5,12 @@
 //! group values of every correlation before it. A correlation that ends several chains' way, or raises incidents of its
 //! own too, is fed once for each root.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ahash::{AHashMap, AHashSet};
 
 use crate::load::Source;
+use crate::names::{Named, Names};
 use crate::rule::{Correlation, Detection, Feed, Kind, MAX_TIMESPAN};
 use crate::taxonomy::Taxonomy;
 use crate::view::Fields;
@@ -23,7 +26,7 @@ pub(crate) struct Link {
     /// Correlations it feeds.
     pub consumers: Vec<Consumer>,
     /// Ends of the chains it is counted for, each with the places of the root's group values among its own.
-    pub roots: Vec<(usize, Vec<usize>)>,
+    pub roots: Roots,
     /// Longest that what feeds it can take to be known, microseconds: timespans of the correlations before it.
     pub before: i64,
     /// What it counts are matches of correlations.
@@ -68,10 +71,10 @@ pub(crate) fn link(
     let mut refused: BTreeSet<String> = BTreeSet::new();
     // One that is refused takes those along that build upon it.
     let links = loop {
-        let known = Known { correlations: &correlations, detections, refused: &refused };
+        let known = Known::new(&correlations, detections, &refused);
         let reasons = match known.links() {
             Ok(links) => break links,
-            Err(reasons) => reasons,
+            Err(reasons) => known.with_dependents(reasons),
         };
         for (index, reason) in reasons.into_iter().rev() {
             let (document, _, rule) = correlations.remove(index);
@@ -81,9 +84,11 @@ pub(crate) fn link(
         }
     };
     linked.left_out.sort_by_key(|(document, _)| *document);
+    let places: AHashMap<String, usize> =
+        detections.iter().enumerate().map(|(place, detection)| (detection.meta.id.clone(), place)).collect();
     for (position, ((_, _, rule), link)) in correlations.iter().zip(&links).enumerate() {
         for (reference, member) in rule.rules.iter().zip(&link.members) {
-            let detection = detections.iter_mut().find(|detection| detection.meta.id == *member);
+            let detection = places.get(member).and_then(|&place| detections.get_mut(place));
             let Some(detection) = detection else { continue };
             detection.alerts &= rule.generate;
             let mut ids = |names: &[String]| {
@@ -109,23 +114,60 @@ pub(crate) fn link(
     linked
 }
 
-/// A rule that a correlation names.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Named {
-    Detection(usize),
-    Correlation(usize),
+/// Correlations that build upon each other, up to one of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Chain {
+    /// How many they are.
+    length: usize,
+    /// Timespans of those before it, microseconds.
+    before: i64,
 }
 
 struct Known<'a> {
     correlations: &'a [Placed],
     detections: &'a [Detection],
     refused: &'a BTreeSet<String>,
+    names: Names<'a>,
 }
 
 /// By index among the correlations, ascending.
 type Reasons = Vec<(usize, String)>;
 
-impl Known<'_> {
+/// Ends of chains, each with the places of its group values.
+type Roots = Vec<(usize, Vec<usize>)>;
+
+impl<'a> Known<'a> {
+    fn new(correlations: &'a [Placed], detections: &'a [Detection], refused: &'a BTreeSet<String>) -> Self {
+        let names = Names::new(
+            detections.iter().map(|rule| &rule.meta),
+            correlations.iter().map(|(_, _, rule)| &rule.meta),
+        );
+        Self { correlations, detections, refused, names }
+    }
+
+    /// The reasons, and one for each correlation that builds upon what is refused for them.
+    fn with_dependents(&self, reasons: Reasons) -> Reasons {
+        let mut consumers: AHashMap<usize, Vec<(usize, &str)>> = AHashMap::new();
+        for (index, (_, _, rule)) in self.correlations.iter().enumerate() {
+            for reference in &rule.rules {
+                if let Some(Named::Correlation(inner)) = self.named(reference) {
+                    consumers.entry(inner).or_default().push((index, reference));
+                }
+            }
+        }
+        let mut waiting: Vec<usize> = reasons.iter().map(|(index, _)| *index).collect();
+        let mut all: BTreeMap<usize, String> = reasons.into_iter().collect();
+        while let Some(refused) = waiting.pop() {
+            for (index, reference) in consumers.get(&refused).into_iter().flatten() {
+                all.entry(*index).or_insert_with(|| {
+                    waiting.push(*index);
+                    built_upon_refused(reference)
+                });
+            }
+        }
+        all.into_iter().collect()
+    }
+
     fn links(&self) -> Result<Vec<Link>, Reasons> {
         let each = 0..self.correlations.len();
         let mut links = Vec::new();
@@ -139,9 +181,10 @@ impl Known<'_> {
         if !reasons.is_empty() {
             return Err(reasons);
         }
+        let mut chains = vec![None; self.correlations.len()];
         for index in each.clone() {
-            match self.before(index, 0) {
-                Ok(before) => {
+            match self.chain(index, 0, &mut chains) {
+                Ok(Chain { before, .. }) => {
                     if let Some(link) = links.get_mut(index) {
                         link.before = before;
                     }
@@ -159,8 +202,9 @@ impl Known<'_> {
                 }
             }
         }
+        let mut found = vec![None; self.correlations.len()];
         for index in each {
-            match self.roots(index, &links) {
+            match self.roots(index, &links, &mut found) {
                 Ok(roots) => {
                     if let Some(link) = links.get_mut(index) {
                         link.roots = roots;
@@ -181,22 +225,18 @@ impl Known<'_> {
     }
 
     fn named(&self, reference: &str) -> Option<Named> {
-        let detection = self.detections.iter().position(|rule| rule.meta.is_called(reference));
-        detection.map(Named::Detection).or_else(|| {
-            let mut rules = self.correlations.iter().map(|(_, _, rule)| &rule.meta);
-            rules.position(|meta| meta.is_called(reference)).map(Named::Correlation)
-        })
+        self.names.get(reference)
     }
 
     /// The rules that number `index` names, and whether they fit it.
     fn members(&self, index: usize) -> Result<Link, String> {
         let mut link = Link::default();
         let Some(rule) = self.rule(index) else { return Ok(link) };
-        let mut of_detections = false;
+        let (mut of_detections, mut seen) = (false, AHashSet::new());
         for reference in &rule.rules {
             let id = match self.named(reference) {
                 None if self.refused.contains(reference) => {
-                    return Err(format!("the correlation builds upon '{reference}', which was refused"));
+                    return Err(built_upon_refused(reference));
                 }
                 None => {
                     return Err(format!("the correlation names the rule '{reference}', which is not there"));
@@ -215,7 +255,7 @@ impl Known<'_> {
                 }
             };
             let Some(id) = id else { continue };
-            if link.members.contains(id) {
+            if !seen.insert(id) {
                 return Err(format!("the correlation names the rule '{reference}' twice"));
             }
             link.members.push(id.clone());
@@ -227,19 +267,26 @@ impl Known<'_> {
         Ok(link)
     }
 
-    /// Timespans of the correlations before number `index`, added up along the longest way.
-    fn before(&self, index: usize, depth: usize) -> Result<i64, String> {
-        let Some(rule) = self.rule(index) else { return Ok(0) };
-        if depth >= MAX_CHAIN {
+    /// The correlations before number `index`, along the longest way; `known` are those found so far. `depth` correlations
+    /// build upon it.
+    fn chain(&self, index: usize, depth: usize, known: &mut [Option<Chain>]) -> Result<Chain, String> {
+        let Some(rule) = self.rule(index) else { return Ok(Chain::default()) };
+        let found = known.get(index).copied().flatten();
+        if depth + found.map_or(1, |chain| chain.length) > MAX_CHAIN {
             return Err(format!(
                 "correlations that build upon each other in a circle, or more than {MAX_CHAIN} in a row"
             ));
         }
-        let mut longest = 0;
+        if let Some(chain) = found {
+            return Ok(chain);
+        }
+        let (mut longest, mut length) = (0i64, 0);
         for reference in &rule.rules {
             if let Some(Named::Correlation(inner)) = self.named(reference) {
                 let timespan = self.rule(inner).map_or(0, |inner| inner.timespan);
-                longest = longest.max(self.before(inner, depth + 1)?.saturating_add(timespan));
+                let chain = self.chain(inner, depth + 1, known)?;
+                longest = longest.max(chain.before.saturating_add(timespan));
+                length = length.max(chain.length);
             }
         }
         let most = i64::try_from(MAX_TIMESPAN).unwrap_or(i64::MAX).saturating_mul(1_000_000);
@@ -249,7 +296,11 @@ impl Known<'_> {
                 "the timespans of the chain add up to more than {days}d, as long as signals are kept"
             ));
         }
-        Ok(longest)
+        let chain = Chain { length: length + 1, before: longest };
+        if let Some(known) = known.get_mut(index) {
+            *known = Some(chain);
+        }
+        Ok(chain)
     }
 
     /// The correlations that feed number `outer`, and how.
@@ -272,20 +323,23 @@ impl Known<'_> {
         consumed
     }
 
-    /// Ends of the chains that number `index` is counted for.
+    /// Ends of the chains that number `index` is counted for; `found` are those of other numbers so far.
     ///
     /// # Errors
     /// The root that is reached by two ways with different group values.
-    fn roots(&self, index: usize, links: &[Link]) -> Result<Vec<(usize, Vec<usize>)>, usize> {
+    fn roots(&self, index: usize, links: &[Link], found: &mut [Option<Roots>]) -> Result<Roots, usize> {
+        if let Some(roots) = found.get(index).and_then(Option::as_ref) {
+            return Ok(roots.clone());
+        }
         let consumers = links.get(index).map_or(&[][..], |link| &link.consumers);
         let generates = |consumer: &Consumer| self.rule(consumer.outer).is_some_and(|outer| outer.generate);
-        let mut roots: Vec<(usize, Vec<usize>)> = Vec::new();
+        let mut roots = Roots::new();
         if consumers.iter().all(generates) {
             let own = self.rule(index).map_or(0, |rule| rule.group_by.len());
             roots.push((index, (0..own).collect()));
         }
         for consumer in consumers {
-            for (root, group) in self.roots(consumer.outer, links)? {
+            for (root, group) in self.roots(consumer.outer, links, found)? {
                 let group: Vec<usize> =
                     group.iter().filter_map(|&at| consumer.group.get(at).copied()).collect();
                 match roots.iter().find(|(known, _)| *known == root) {
@@ -295,8 +349,15 @@ impl Known<'_> {
                 }
             }
         }
+        if let Some(found) = found.get_mut(index) {
+            *found = Some(roots.clone());
+        }
         Ok(roots)
     }
+}
+
+fn built_upon_refused(reference: &str) -> String {
+    format!("the correlation builds upon '{reference}', which was refused")
 }
 
 /// Place of what `outer` calls `name` among the group values of `inner`.

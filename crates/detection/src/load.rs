@@ -1,8 +1,10 @@
 //! Rules from a directory of YAML files.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +18,13 @@ use crate::view::Fields;
 
 /// Larger files are no rules.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Documents of all files.
+const MAX_DOCUMENTS: usize = 50_000;
+/// Documents of a file in which one builds upon others (`action:`), and its bytes: each is parsed with all before it.
+const MAX_BUILDING_DOCUMENTS: usize = 100;
+const MAX_BUILDING_BYTES: usize = 256 * 1024;
+/// Characters of a reason. A parser's may hold the whole document.
+const MAX_REASON: usize = 400;
 /// Directories nested deeper are not read; it ends loops of symbolic links.
 const MAX_DEPTH: usize = 16;
 
@@ -85,19 +94,42 @@ pub fn load(directory: &Path, taxonomy: &Taxonomy, previous: Option<&Rules>) -> 
     let mut defects = Vec::new();
     for (path, _) in files {
         match read(&path) {
-            Ok(text) => sources.extend(split(&path, &text)),
-            Err(reason) => {
-                let kind = DefectKind::Refused;
-                defects.push(Defect { path, line: 1, reason, kind, kept_last_good: false });
-            }
+            Ok(text) => add(&path, &text, &mut sources, &mut defects),
+            Err(reason) => defects.push(refused(&path, 1, reason)),
         }
     }
     Ok(compile(sources, defects, taxonomy, previous))
 }
 
+fn refused(path: &Path, line: usize, mut reason: String) -> Defect {
+    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    Defect { path: path.to_owned(), line, reason, kind: DefectKind::Refused, kept_last_good: false }
+}
+
+/// Adds the documents of a file, as far as there may be so many.
+fn add(path: &Path, text: &str, sources: &mut Vec<Source>, defects: &mut Vec<Defect>) {
+    match split(path, text) {
+        Ok(mut more) => {
+            let left = MAX_DOCUMENTS.saturating_sub(sources.len());
+            if let Some(first) = more.get(left) {
+                let reason = format!("there are more than {MAX_DOCUMENTS} documents in all files");
+                defects.push(refused(path, first.line, reason));
+            }
+            more.truncate(left);
+            sources.append(&mut more);
+        }
+        Err((line, reason)) => defects.push(refused(path, line, reason)),
+    }
+}
+
 /// Compiles the documents of one text, as if it were the file `path`.
 pub fn load_documents(path: &Path, text: &str, taxonomy: &Taxonomy) -> Loaded {
-    compile(split(path, text), Vec::new(), taxonomy, None)
+    let (mut sources, mut defects) = (Vec::new(), Vec::new());
+    add(path, text, &mut sources, &mut defects);
+    compile(sources, defects, taxonomy, None)
 }
 
 /// A number that changes when a file that [`load`] would read appears, disappears, or is written.
@@ -112,6 +144,7 @@ pub fn fingerprint(directory: &Path) -> io::Result<u64> {
         path.hash(&mut hasher);
         metadata.len().hash(&mut hasher);
         metadata.modified().ok().hash(&mut hasher);
+        (metadata.dev(), metadata.ino()).hash(&mut hasher);
     }
     Ok(hasher.finish())
 }
@@ -144,16 +177,21 @@ fn is_rule_file(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(format!("the file has {size} bytes, more than {MAX_FILE_BYTES}"));
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    // It may grow while it is read.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("the file has more than {MAX_FILE_BYTES} bytes"));
     }
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
 }
 
 /// Splits a file into its documents. One that may build upon others (`action:`) takes those before it along.
-fn split(path: &Path, text: &str) -> Vec<Source> {
+///
+/// # Errors
+/// Line and reason, where that would be too much.
+fn split(path: &Path, text: &str) -> Result<Vec<Source>, (usize, String)> {
     let path: Arc<Path> = Arc::from(path);
     let mut parts: Vec<(usize, String)> = vec![(1, String::new())];
     for (index, line) in text.lines().enumerate() {
@@ -167,8 +205,17 @@ fn split(path: &Path, text: &str) -> Vec<Source> {
     let blank = |part: &str| part.lines().all(|line| line.trim().is_empty() || line.starts_with('#'));
     parts.retain(|(_, part)| !blank(part));
     let builds = parts.iter().any(|(_, part)| part.lines().any(|line| line.starts_with("action:")));
+    if builds && text.len() > MAX_BUILDING_BYTES {
+        return Err((
+            1,
+            format!("a file with `action:` may have {MAX_BUILDING_BYTES} bytes, it has {}", text.len()),
+        ));
+    }
+    if let Some((line, _)) = parts.get(MAX_BUILDING_DOCUMENTS).filter(|_| builds) {
+        return Err((*line, format!("a file with `action:` may have {MAX_BUILDING_DOCUMENTS} documents")));
+    }
     let mut earlier: Vec<String> = Vec::new();
-    parts
+    let sources = parts
         .into_iter()
         .map(|(line, part)| {
             let documents = if builds {
@@ -179,7 +226,8 @@ fn split(path: &Path, text: &str) -> Vec<Source> {
             };
             Source { path: path.clone(), line, documents }
         })
-        .collect()
+        .collect();
+    Ok(sources)
 }
 
 /// First 16 hexadecimal digits of the SHA-256 of a document.
@@ -200,33 +248,35 @@ fn compile(
     let taxonomy = extended(taxonomy, &sources, previous);
     let mut fields = Fields::default();
     let mut compiled = Vec::new();
-    let mut broken: Vec<Arc<Path>> = defects.iter().map(|defect| Arc::from(defect.path.as_path())).collect();
+    let mut broken: HashSet<Arc<Path>> =
+        defects.iter().map(|defect| Arc::from(defect.path.as_path())).collect();
     for (index, source) in sources.iter().enumerate() {
         match compile_one(source, &mut fields, &taxonomy) {
             Ok(Some(document)) => compiled.push((index, source.clone(), document)),
             Ok(None) => {}
             Err(defect) => {
-                broken.push(source.path.clone());
+                broken.insert(source.path.clone());
                 defects.push(defect);
             }
         }
     }
     let count = sources.len();
-    let mut kept: Vec<Arc<Path>> = Vec::new();
+    let mut kept: HashSet<Arc<Path>> = HashSet::new();
+    let anew: HashSet<String> =
+        compiled.iter().map(|(_, _, document)| document.identity().into_owned()).collect();
     for old in previous.map_or(&[][..], |rules| &rules.sources) {
         if !broken.contains(&old.path) {
             continue;
         }
-        if let Ok(Some(document)) = compile_one(old, &mut fields, &taxonomy) {
-            let anew = |new: &Document| new.identity() == document.identity();
-            if !compiled.iter().any(|(_, _, new)| anew(new)) {
-                kept.push(old.path.clone());
-                compiled.push((count, old.clone(), document));
-            }
+        if let Ok(Some(document)) = compile_one(old, &mut fields, &taxonomy)
+            && !anew.contains(&*document.identity())
+        {
+            kept.insert(old.path.clone());
+            compiled.push((count, old.clone(), document));
         }
     }
     for defect in &mut defects {
-        defect.kept_last_good = kept.iter().any(|path| **path == *defect.path);
+        defect.kept_last_good = kept.contains(defect.path.as_path());
     }
     let (rules, left_out) = Rules::assemble(compiled, fields, taxonomy);
     for (index, kind, reason) in left_out {
@@ -278,11 +328,7 @@ fn compile_one(
         }
         _ => Rsigma.compile(&source.texts(), &hash(source), fields, taxonomy),
     };
-    compiled.map_err(|refusal| Defect {
-        path: source.path.to_path_buf(),
-        line: source.line + refusal.line.map_or(0, |line| line - 1),
-        reason: refusal.reason,
-        kind: DefectKind::Refused,
-        kept_last_good: false,
+    compiled.map_err(|refusal| {
+        refused(&source.path, source.line + refusal.line.map_or(0, |line| line - 1), refusal.reason)
     })
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::Refusal;
 use crate::load::DefectKind;
+use crate::names::Names;
 use crate::own;
 use crate::rule::{ALERT_SEVERITY, Correlation, Detection};
 
@@ -101,7 +102,9 @@ impl Orgs {
     ) -> (Self, Vec<(usize, DefectKind, String)>) {
         let mut wrong = Vec::new();
         let mut sections: BTreeMap<String, Section> = BTreeMap::new();
-        let ids = Ids { detections, correlations };
+        let names =
+            Names::new(detections.iter().map(|rule| &rule.meta), correlations.iter().map(|rule| &rule.meta));
+        let ids = Ids { detections, correlations, names };
         for (document, OrgsDocument { orgs, .. }) in documents {
             let mut tell = |reason: String| wrong.push((document, DefectKind::Refused, reason));
             for (org, section) in orgs {
@@ -122,22 +125,14 @@ impl Orgs {
 struct Ids<'a> {
     detections: &'a [Detection],
     correlations: &'a [Correlation],
+    names: Names<'a>,
 }
 
 impl Ids<'_> {
-    fn id(&self, reference: &str) -> Option<&str> {
-        let mut metas = self
-            .detections
-            .iter()
-            .map(|rule| &rule.meta)
-            .chain(self.correlations.iter().map(|rule| &rule.meta));
-        metas.find(|meta| meta.is_called(reference)).map(|meta| meta.id.as_str())
-    }
-
     /// The section with ids for names, without the rules that are not there.
     fn resolve(&self, section: Section, org: &str, tell: &mut dyn FnMut(String)) -> Section {
         let mut known = |reference: String| {
-            let id = self.id(&reference).map(str::to_owned);
+            let id = self.names.id(&reference).map(str::to_owned);
             if id.is_none() {
                 tell(format!(
                     "orgs: '{org}' names the rule '{reference}', which is not there; the rest applies"

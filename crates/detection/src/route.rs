@@ -1,21 +1,22 @@
-//! From an event to the rules whose log source can apply to it, without looking at any other.
+//! From an event to the log sources whose rules can apply to it, without looking at any other.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use ahash::AHashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use crate::rule::LogSource;
 use crate::taxonomy::{SourceEntry, Taxonomy};
 use crate::value::Value;
 use crate::view::{FieldId, Fields, View};
 
-/// Indexes of candidate rules, ascending.
+/// Numbers of log sources, ascending.
 pub(crate) type Candidates = Box<[u32]>;
 
-/// For every source type and class in the taxonomy, and for all others, the rules that can apply.
+/// For every source type and class in the taxonomy, and for all others, the log sources whose rules can apply.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    by_source: AHashMap<Box<str>, Source>,
+    by_source: HashMap<Box<str>, Source>,
     other: Source,
     channel: FieldId,
     provider: FieldId,
@@ -44,17 +45,18 @@ struct ByClass {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
-    Rules(Candidates),
+    Sources(Candidates),
     /// Windows: the channel and event id decide.
     Channels {
-        channels: AHashMap<Box<str>, ByEventId>,
+        /// By name in lower case, and as the taxonomy spells it, which saves most look-ups a copy.
+        channels: HashMap<Box<str>, Arc<ByEventId>>,
         other: Candidates,
     },
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct ByEventId {
-    ids: AHashMap<i64, Candidates>,
+    ids: HashMap<i64, Candidates>,
     other: Candidates,
 }
 
@@ -115,7 +117,7 @@ impl Source {
 }
 
 impl Routes {
-    /// Routes for rules of these log sources, by index.
+    /// Routes for rules of these log sources, each of which stands here once.
     pub(crate) fn new(logsources: &[LogSource], taxonomy: &Taxonomy, fields: &mut Fields) -> Self {
         let entries = &taxonomy.sources;
         let classes: BTreeSet<i32> = entries.iter().filter_map(|entry| entry.class_uid).collect();
@@ -141,7 +143,7 @@ impl Routes {
         }
     }
 
-    /// The rules that can apply to `event`, ascending.
+    /// The log sources whose rules can apply to `event`, ascending.
     pub(crate) fn candidates<'r>(&'r self, event: &View<'_>) -> &'r [u32] {
         let subject = event.subject();
         let source = self.by_source.get(subject.source_type()).unwrap_or(&self.other);
@@ -154,16 +156,12 @@ impl Routes {
             .find(|(uid, _)| *uid == class)
             .map_or(&by_class.other, |(_, target)| target);
         match target {
-            Target::Rules(rules) => rules,
+            Target::Sources(sources) => sources,
             Target::Channels { channels, other } => {
                 let name = event.get(self.channel).or_else(|| event.get(self.provider));
                 let Some(Value::Str(channel)) = name else { return other };
-                let found = if channel.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                    channels.get(channel.to_ascii_lowercase().as_str())
-                } else {
-                    channels.get(channel.as_ref())
-                };
-                let Some(by_id) = found else { return other };
+                let lower = || channels.get(channel.to_ascii_lowercase().as_str());
+                let Some(by_id) = channels.get(channel.as_ref()).or_else(lower) else { return other };
                 if by_id.ids.is_empty() {
                     return &by_id.other;
                 }
@@ -232,7 +230,7 @@ impl Target {
             .flat_map(|entry| entry.channel.as_slice())
             .map(|name| name.to_lowercase())
             .collect();
-        let mut channels = AHashMap::new();
+        let mut channels = HashMap::new();
         for name in names {
             let here: Vec<&SourceEntry> = entries
                 .iter()
@@ -250,17 +248,22 @@ impl Target {
             };
             let general = with(None);
             let ids: BTreeSet<i64> = here.iter().flat_map(|entry| entry.event_ids.iter().copied()).collect();
-            let ids: AHashMap<i64, Candidates> = ids
+            let ids: HashMap<i64, Candidates> = ids
                 .into_iter()
                 .map(|id| (id, with(Some(id))))
                 .filter(|(_, rules)| *rules != general)
                 .collect();
             // A channel without rules of its own costs no look at the event's attributes.
             if !ids.is_empty() || general != other {
-                channels.insert(Box::from(name), ByEventId { ids, other: general });
+                let by_id = Arc::new(ByEventId { ids, other: general });
+                let spelled = here.iter().flat_map(|entry| entry.channel.as_slice());
+                for spelling in spelled.filter(|spelling| spelling.to_lowercase() == name) {
+                    channels.insert(spelling.as_str().into(), by_id.clone());
+                }
+                channels.insert(Box::from(name), by_id);
             }
         }
-        if channels.is_empty() { Self::Rules(other) } else { Self::Channels { channels, other } }
+        if channels.is_empty() { Self::Sources(other) } else { Self::Channels { channels, other } }
     }
 }
 
@@ -320,8 +323,7 @@ mod tests {
             event_uid: None,
         };
         let view = loaded.rules.view(Subject::Event(&event));
-        let found = loaded.rules.candidates(&view);
-        found.iter().map(|&index| loaded.rules.detections()[index as usize].meta.id.clone()).collect()
+        loaded.rules.routed_rules(&view).map(|rule| rule.meta.id.clone()).collect()
     }
 
     const SYSMON: &str = "Microsoft-Windows-Sysmon/Operational";

@@ -7,10 +7,13 @@ use ahash::AHashMap;
 use crate::engine::{Document, Engine, Rsigma};
 use crate::link::{Link, Placed, link};
 use crate::load::{DefectKind, Source};
+use crate::names::{Named, Names};
+use crate::need::Need;
 use crate::orgs::{Orgs, OrgsDocument};
 use crate::outline::Outline;
 use crate::route::Routes;
 use crate::rule::{ALERT_SEVERITY, Correlation, Detection, Filter, LogSource, Meta, Targets};
+use crate::sieve::{Scratch, Sieve};
 use crate::taxonomy::Taxonomy;
 use crate::view::{FieldId, Fields, Subject, View};
 
@@ -28,7 +31,10 @@ pub struct Rules {
     pub(crate) alert_fields: AlertFields,
     /// The documents it was compiled from, so that a later, broken version can be replaced by its last good one.
     pub(crate) sources: Vec<Source>,
+    /// By log source, to numbers of detections.
     routes: Routes,
+    logsources: Vec<LogSource>,
+    sieves: Vec<Sieve>,
     by_id: AHashMap<String, RuleRef>,
 }
 
@@ -112,9 +118,11 @@ impl Rules {
         let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
         sources.extend(more);
         filters.sort_by(|(.., a), (.., b)| a.identity().cmp(b.identity()));
+        let names = Names::new(detections.iter().map(|rule| &rule.meta), std::iter::empty());
         let mut kept = Vec::new();
+        let mut filters_of: Vec<Vec<usize>> = vec![Vec::new(); detections.len()];
         for (index, source, filter) in filters {
-            match attach(&filter, kept.len(), &mut detections) {
+            match attach(&filter, kept.len(), &names, &detections, &mut filters_of) {
                 Ok(()) => {
                     sources.push(source);
                     kept.push(filter);
@@ -122,13 +130,18 @@ impl Rules {
                 Err(reason) => left_out.push((index, DefectKind::Refused, reason)),
             }
         }
+        for (rule, filters) in detections.iter_mut().zip(filters_of) {
+            rule.filters = filters;
+        }
         let filters = kept;
         sources.extend(others);
         let (orgs, wrong) = Orgs::new(orgs, &detections, &correlations);
         left_out.extend(wrong);
 
-        let logsources: Vec<LogSource> = detections.iter().map(|rule| rule.logsource.clone()).collect();
+        let groups = groups(&detections);
+        let logsources: Vec<LogSource> = groups.iter().map(|(source, _)| (*source).clone()).collect();
         let routes = Routes::new(&logsources, &taxonomy, &mut fields);
+        let sieves = groups.into_iter().map(|(_, rules)| sieve(&detections, &rules)).collect();
         let alert_fields = AlertFields {
             host: fields.intern("host", &taxonomy),
             user: fields.intern("user", &taxonomy),
@@ -150,6 +163,8 @@ impl Rules {
             alert_fields,
             sources,
             routes,
+            logsources,
+            sieves,
             by_id,
         };
         (rules, left_out)
@@ -203,11 +218,19 @@ impl Rules {
         &'r self,
         event: &'v View<'a>,
     ) -> impl Iterator<Item = &'r Detection> + use<'r, 'v, 'a> {
-        self.routes
-            .candidates(event)
-            .iter()
-            .filter_map(|&index| self.detections.get(index as usize))
-            .filter(move |rule| rule.matcher.matches(event) && self.stands(rule, event))
+        self.candidates(event).filter(move |rule| rule.matcher.matches(event) && self.stands(rule, event))
+    }
+
+    /// The detection rules that `event` may match, as far as a look at its log source and its fields can tell.
+    pub(crate) fn candidates(&self, event: &View<'_>) -> Candidates<'_> {
+        let mut scratch = Scratch::take(self.detections.len());
+        for &source in self.routes.candidates(event) {
+            if let Some(sieve) = self.sieves.get(source as usize) {
+                sieve.pass(event, &mut scratch);
+            }
+        }
+        scratch.sort();
+        Candidates { rules: &self.detections, scratch: Some(scratch), next: 0 }
     }
 
     /// Whether a match counts: the rule is on for the event's org, and every filter for both holds.
@@ -257,11 +280,12 @@ impl Rules {
         Rsigma.explain(&self.source(&rule.meta.id)?.texts(), &self.fields, event)
     }
 
-    /// Whether `event` is evaluated against `rule`, one of these, at all.
+    /// Whether `event` is of a log source that `rule`, one of these, is for.
     pub fn routed(&self, rule: &Detection, event: &View<'_>) -> bool {
-        let candidates = self.routes.candidates(event).iter();
-        let mut rules = candidates.filter_map(|&index| self.detections.get(index as usize));
-        rules.any(|candidate| candidate.meta.id == rule.meta.id)
+        let sources = self.routes.candidates(event).iter();
+        sources
+            .filter_map(|&source| self.logsources.get(source as usize))
+            .any(|source| *source == rule.logsource)
     }
 
     /// Sources stand as the rules do: detections, then correlations, filters, and the rest.
@@ -272,9 +296,10 @@ impl Rules {
         }
     }
 
+    /// The detection rules of the event's log sources, in order; what the sieves choose from.
     #[cfg(test)]
-    pub(crate) fn candidates(&self, event: &View<'_>) -> &[u32] {
-        self.routes.candidates(event)
+    pub(crate) fn routed_rules(&self, event: &View<'_>) -> impl Iterator<Item = &Detection> {
+        self.detections.iter().filter(|rule| self.routed(rule, event))
     }
 
     pub(crate) fn known(&self, id: &str) -> Option<Known<'_>> {
@@ -296,29 +321,95 @@ impl Rules {
     }
 }
 
-/// Makes the filter number `number` one of the detections it is for.
-fn attach(filter: &Filter, number: usize, detections: &mut [Detection]) -> Result<(), String> {
-    let Targets::Rules(rules) = &filter.targets else {
-        let subject = detections.iter_mut().filter(|rule| filter.logsource.holds(&rule.logsource));
-        subject.for_each(|rule| rule.filters.push(number));
-        return Ok(());
-    };
-    let mut named = Vec::new();
-    for reference in rules {
-        let Some(at) = detections.iter().position(|rule| rule.meta.is_called(reference)) else {
-            return Err(format!("the filter names the detection rule '{reference}', which is not there"));
-        };
-        if !detections.get(at).is_some_and(|rule| filter.logsource.holds(&rule.logsource)) {
-            return Err(format!("the rule '{reference}' is of another logsource than the filter"));
+/// Filters of one rule, at most.
+const MAX_FILTERS: usize = 1_000;
+
+/// Makes the filter number `number` one of the detections it is for: all of them, or none and the reason.
+fn attach(
+    filter: &Filter,
+    number: usize,
+    names: &Names<'_>,
+    detections: &[Detection],
+    filters_of: &mut [Vec<usize>],
+) -> Result<(), String> {
+    let is_for = |at: &usize| detections.get(*at).is_some_and(|rule| filter.logsource.holds(&rule.logsource));
+    let mut targets: Vec<usize> = Vec::new();
+    match &filter.targets {
+        Targets::Any => targets.extend((0..detections.len()).filter(is_for)),
+        Targets::Rules(rules) => {
+            for reference in rules {
+                let Some(Named::Detection(at)) = names.get(reference) else {
+                    return Err(format!(
+                        "the filter names the detection rule '{reference}', which is not there"
+                    ));
+                };
+                if !is_for(&at) {
+                    return Err(format!("the rule '{reference}' is of another logsource than the filter"));
+                }
+                targets.push(at);
+            }
+            targets.sort_unstable();
+            targets.dedup();
         }
-        named.push(at);
     }
-    for at in named {
-        if let Some(rule) = detections.get_mut(at).filter(|rule| !rule.filters.contains(&number)) {
-            rule.filters.push(number);
+    let is_full = |at: &&usize| filters_of.get(**at).is_some_and(|filters| filters.len() >= MAX_FILTERS);
+    if let Some(rule) = targets.iter().find(is_full).and_then(|&at| detections.get(at)) {
+        return Err(format!("the rule '{}' has {MAX_FILTERS} filters already", rule.meta.id));
+    }
+    for at in targets {
+        if let Some(filters) = filters_of.get_mut(at) {
+            filters.push(number);
         }
     }
     Ok(())
+}
+
+/// Detections that an event may match, in order.
+pub(crate) struct Candidates<'r> {
+    rules: &'r [Detection],
+    scratch: Option<Box<Scratch>>,
+    next: usize,
+}
+
+impl<'r> Iterator for Candidates<'r> {
+    type Item = &'r Detection;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.scratch.as_ref()?.found(self.next)?;
+        self.next += 1;
+        self.rules.get(number as usize)
+    }
+}
+
+impl Drop for Candidates<'_> {
+    fn drop(&mut self) {
+        if let Some(scratch) = self.scratch.take() {
+            scratch.give_back();
+        }
+    }
+}
+
+/// Numbers of the detections of each log source.
+fn groups(detections: &[Detection]) -> Vec<(&LogSource, Vec<u32>)> {
+    let mut groups: Vec<(&LogSource, Vec<u32>)> = Vec::new();
+    let mut places: AHashMap<&LogSource, usize> = AHashMap::new();
+    for (number, rule) in (0u32..).zip(detections) {
+        let place = *places.entry(&rule.logsource).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, rules)) => rules.push(number),
+            None => groups.push((&rule.logsource, vec![number])),
+        }
+    }
+    groups
+}
+
+fn sieve(detections: &[Detection], rules: &[u32]) -> Sieve {
+    let needs: Vec<(u32, Need)> = rules
+        .iter()
+        .filter_map(|&number| Some((number, detections.get(number as usize)?.matcher.need())))
+        .collect();
+    let needs: Vec<(u32, &Need)> = needs.iter().map(|(number, need)| (*number, need)).collect();
+    Sieve::new(&needs)
 }
 
 /// How far before an event others may matter to a correlation, microseconds.

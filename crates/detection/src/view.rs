@@ -12,7 +12,7 @@ use crate::taxonomy::Taxonomy;
 use crate::value::Value;
 
 /// A field name known to a set of rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldId(u32);
 
 /// Where a field's value may stand.
@@ -52,6 +52,11 @@ impl Fields {
     /// The id of `name`, if any rule uses it.
     pub fn id(&self, name: &str) -> Option<FieldId> {
         self.ids.get(name).copied()
+    }
+
+    /// Whether a rule that names a field not known yet would never find it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.attributes.is_full()
     }
 
     fn add_places(&mut self, name: &str, places: &mut Vec<Place>) {
@@ -193,13 +198,19 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Calls `visit` with the message and every string of the attributes; stops at the first `true` and returns it.
-    pub fn any_string(&self, visit: &mut dyn FnMut(&str) -> bool) -> bool {
+    /// The message, and the attributes as JSON text.
+    pub(crate) fn strings(&self) -> (Option<&'a str>, Option<&'a str>) {
         let message = match self.subject {
             Subject::Event(event) => event.message.as_deref(),
             Subject::Finding(finding) => finding.message.as_deref(),
             Subject::Scan(scan) => scan.message.as_deref(),
         };
-        message.is_some_and(&mut *visit) || attributes::any_string(self.subject.attributes(), visit)
+        (message, self.subject.attributes())
+    }
+
+    /// Calls `visit` with the message and every string of the attributes; stops at the first `true` and returns it.
+    pub fn any_string(&self, visit: &mut dyn FnMut(&str) -> bool) -> bool {
+        let (message, attributes) = self.strings();
+        message.is_some_and(&mut *visit) || attributes::any_string(attributes, visit)
     }
 }

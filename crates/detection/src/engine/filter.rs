@@ -6,7 +6,7 @@ use rsigma_parser::{FilterRule, FilterRuleTarget, SigmaRule};
 use serde_norway::Value as Yaml;
 
 use super::rsigma::{Program, lower};
-use super::{Document, Refusal};
+use super::{Document, Refusal, bounds};
 use crate::rule::{Filter, Targets};
 use crate::taxonomy::Taxonomy;
 use crate::view::Fields;
@@ -32,6 +32,9 @@ pub(super) fn compile(
     }
     let orgs = orgs(&filter)?;
     let rule = as_rule(filter);
+    if let Some(text) = documents.last() {
+        bounds::check_rule(&rule, text)?;
+    }
     let matcher = Box::new(Program::compile(&rule, fields, taxonomy)?);
     let logsource = lower(rule.logsource);
     Ok(Document::Filter(Filter { id: rule.id, title: rule.title, targets, logsource, orgs, matcher }))

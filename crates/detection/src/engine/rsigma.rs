@@ -14,7 +14,9 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, correlation, filter, outline};
+use super::{Document, Engine, Matcher, Refusal, bounds, correlation, filter, outline, text};
+use crate::attributes::MAX_NAMES;
+use crate::need::Need;
 use crate::outline::Outline;
 use crate::rule::{LogSource, Meta};
 use crate::taxonomy::Taxonomy;
@@ -33,6 +35,7 @@ impl Engine for Rsigma {
         taxonomy: &Taxonomy,
     ) -> Result<Option<Document>, Refusal> {
         let Some((last, earlier)) = documents.split_last() else { return Ok(None) };
+        bounds::check_text(last)?;
         let before =
             if earlier.is_empty() { SigmaCollection::new() } else { parse(&earlier.join("\n---\n"))? };
         let mut parsed = parse(&documents.join("\n---\n"))?;
@@ -49,6 +52,7 @@ impl Engine for Rsigma {
         }
         if parsed.rules.len() > before.rules.len() {
             let rule = parsed.rules.pop().ok_or_else(|| Refusal::new("the rule is empty"))?;
+            bounds::check_rule(&rule, last)?;
             return detection(rule, hash, fields, taxonomy).map(Some);
         }
         Ok(None)
@@ -75,6 +79,8 @@ fn parse(text: &str) -> Result<SigmaCollection, Refusal> {
 
 /// Finds the line that rsigma's message is about: YAML errors say `at line N`, conditions stand behind `condition:`.
 fn locate(message: &str, last: &str, documents: &[&str]) -> Refusal {
+    // YAML also ends lines at characters that no editor takes for an end, and errors may be behind the last line.
+    let lines = last.lines().count().max(1);
     let line = if let Some((_, rest)) = message.split_once("at line ") {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let skipped: usize = documents.iter().rev().skip(1).map(|doc| doc.lines().count() + 1).sum();
@@ -84,7 +90,7 @@ fn locate(message: &str, last: &str, documents: &[&str]) -> Refusal {
     } else {
         None
     };
-    Refusal { line, reason: message.to_owned() }
+    Refusal { line: line.map(|line| line.min(lines)), reason: message.to_owned() }
 }
 
 pub(super) fn severity(level: Option<Level>) -> i32 {
@@ -151,9 +157,9 @@ pub(super) enum Selection {
 }
 
 pub(super) struct Item {
-    field: Option<FieldId>,
-    exists: Option<bool>,
-    matcher: CompiledMatcher,
+    pub field: Option<FieldId>,
+    pub exists: Option<bool>,
+    pub matcher: CompiledMatcher,
 }
 
 impl Program {
@@ -166,6 +172,11 @@ impl Program {
         let compiled = compile_rule(rule).map_err(|error| Refusal::new(error.to_string()))?;
         for detection in compiled.detections.values() {
             intern(detection, fields, taxonomy);
+        }
+        if fields.is_full() {
+            return Err(Refusal::new(format!(
+                "the rules name too many different fields, {MAX_NAMES} or more"
+            )));
         }
         Self::with_known_fields(compiled, fields)
     }
@@ -271,6 +282,16 @@ impl Matcher for Program {
             }),
         }
     }
+
+    fn need(&self) -> Need {
+        match self {
+            Self::Resolved { selections, conditions } => {
+                let needs: Vec<Need> = selections.iter().map(Selection::need).collect();
+                Need::any(conditions.iter().map(|condition| condition.need(&needs)))
+            }
+            Self::Whole(_) => Need::Nothing,
+        }
+    }
 }
 
 impl Selection {
@@ -297,6 +318,8 @@ impl Item {
             return value.is_some_and(|value| value != Value::Null) == expected;
         }
         match value {
+            Some(Value::Str(value)) => text::matches(&self.matcher, &value)
+                .unwrap_or_else(|| self.matcher.matches(&EventValue::Str(value), &Adapter(event))),
             Some(value) => self.matcher.matches(&EventValue::from(value), &Adapter(event)),
             None => matches!(self.matcher, CompiledMatcher::Null),
         }

@@ -46,10 +46,10 @@ test: lint ## lint, then every test and a selection of the fault tests, on a pri
 	$(with_chaos) --quick $(if $(SEED),--seed $(SEED))
 
 # The example makes cargo choose the features of dependencies as it does for tests.
-chaos: ## every fault test and mutation control (SEED=n repeats a schedule, ONLY="name …" chooses)
+chaos: ## every fault test and mutation control (SEED=n repeats a schedule, ONLY="name …" chooses, ROUNDS=n of correlations)
 	@dev/install.sh test
 	cargo build --release --workspace --bins --example cost --locked $(FAILPOINTS)
-	$(with_chaos) $(if $(SEED),--seed $(SEED)) $(ONLY)
+	$(with_chaos) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ONLY)
 
 bench: build ## throughput and latency of the whole system on this machine
 	$(TIDEWATCH) with-stack -- $(RELEASE)/tidewatch-bench throughput

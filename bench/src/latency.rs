@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tidewatch_tests::{Load, Org, Pipeline};
+use tidewatch_tests::{Load, Org, Pipeline, brute_force};
 
 /// Probes under way at a time, of each kind.
 const PROBERS: usize = 2;
@@ -18,50 +18,65 @@ pub async fn measure(rate: u64, seconds: u64) {
     let load = Load::events(rate * seconds).at_rate(rate).start(&pipeline, &busy.identity());
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut orgs = Vec::new();
-    for _ in 0..2 * PROBERS {
+    for _ in 0..3 * PROBERS {
         orgs.push(pipeline.new_org().await);
     }
     let mut events = new_histogram();
     let mut incidents = new_histogram();
-    let [first, second, third, fourth] = orgs.as_slice() else { unreachable!("as many as were made") };
+    let mut thresholds = new_histogram();
+    let [first, second, third, fourth, fifth, sixth] = orgs.as_slice() else {
+        unreachable!("as many as were made")
+    };
     let samples = tokio::join!(
         probe(first, end, event_shows),
         probe(second, end, event_shows),
         probe(third, end, incident_shows),
         probe(fourth, end, incident_shows),
+        probe(fifth, end, threshold_shows),
+        probe(sixth, end, threshold_shows),
     );
     samples.0.iter().chain(&samples.1).for_each(|delay| record(&mut events, *delay));
     samples.2.iter().chain(&samples.3).for_each(|delay| record(&mut incidents, *delay));
+    samples.4.iter().chain(&samples.5).for_each(|delay| record(&mut thresholds, *delay));
     let summary = load.finish().await;
 
     println!("{summary}");
     print("push → event on a page", &events);
-    print("push → incident on a page", &incidents);
+    print("push → incident of one finding on a page", &incidents);
+    print("push → incident of a threshold on a page", &thresholds);
 }
 
-async fn probe<'a>(org: &Org<'a>, end: Instant, shows: impl AsyncFn(&Org<'a>, &str)) -> Vec<Duration> {
+async fn probe<'a>(org: &Org<'a>, end: Instant, shows: impl AsyncFn(&Org<'a>, usize)) -> Vec<Duration> {
     let mut delays = Vec::new();
     while Instant::now() < end {
-        let marker = format!("probe-{}", delays.len());
         let pushed = Instant::now();
-        shows(org, &marker).await;
+        shows(org, delays.len()).await;
         delays.push(pushed.elapsed());
     }
     delays
 }
 
-async fn event_shows(org: &Org<'_>, marker: &str) {
+async fn event_shows(org: &Org<'_>, number: usize) {
+    let marker = &format!("probe-{number}");
     let event = json!({"message": "probe", "host": marker, "time": tidewatch_tests::now()});
     org.push("/v1/events", "application/json", event.to_string()).await;
     until_on_page(org, &format!("/v1/events?host={marker}"), marker).await;
 }
 
-async fn incident_shows(org: &Org<'_>, marker: &str) {
+async fn incident_shows(org: &Org<'_>, number: usize) {
+    let marker = &format!("probe-{number}");
     let finding = json!({"class_uid": 2004, "scan_id": "probe", "scan_type": "database", "uid": marker, "kind": "pii",
                          "severity_id": 5, "title": "Card numbers in clear", "resource": marker, "host": marker,
                          "time": tidewatch_tests::now()});
     org.push("/v1/findings", "application/json", finding.to_string()).await;
     until_on_page(org, "/v1/incidents?limit=10", marker).await;
+}
+
+/// Failed logins from an address that has not been seen before.
+async fn threshold_shows(org: &Org<'_>, number: usize) {
+    let address = format!("198.18.{}.{}", number / 256 % 256, number % 256);
+    org.push("/v1/events", "text/plain", brute_force(&address)).await;
+    until_on_page(org, "/v1/incidents?limit=10", &address).await;
 }
 
 async fn until_on_page(org: &Org<'_>, path: &str, marker: &str) {

@@ -39,6 +39,16 @@ pub struct File {
     pub findings: bool,
 }
 
+/// Events for one file.
+pub struct Lines {
+    /// As in [`File`].
+    pub run: String,
+    /// As in [`File`].
+    pub sender: String,
+    /// One event each; the order in which they are pushed.
+    pub lines: Vec<String>,
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct Input {
@@ -70,6 +80,16 @@ impl Input {
         Ok(Input { _directory: directory, files })
     }
 
+    /// Writes these events.
+    pub fn of(files: impl IntoIterator<Item = Lines>) -> Result<Input> {
+        let directory = tempfile::tempdir().context("a directory for the input")?;
+        let files = files.into_iter().map(|Lines { run, sender, lines }| {
+            let file = write(directory.path(), &run, lines.into_iter(), false)?;
+            Ok(File { sender, ..file })
+        });
+        Ok(Input { files: files.collect::<Result<_>>()?, _directory: directory })
+    }
+
     /// The files.
     pub fn files(&self) -> &[File] {
         &self.files
@@ -87,7 +107,7 @@ impl Input {
 }
 
 /// A sender whose records without a key go to that partition of as many as there are files.
-fn sender(run: &str, partition: usize) -> String {
+pub fn sender(run: &str, partition: usize) -> String {
     let goes_there = |sender: &String| {
         let parts: [&[u8]; 2] = [b"demo", sender.as_bytes()];
         partition_of(&parts, EVENT_FILES as i32) == partition as i32

@@ -23,6 +23,8 @@ use crate::session::Session;
 /// Longer than any scenario takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+const ROUND_PATIENCE: Duration = Duration::from_secs(120);
+
 #[derive(Debug, Parser)]
 #[command(
     name = "tidewatch-chaos",
@@ -36,6 +38,10 @@ struct Arguments {
     /// Decides the input and everything left to chance; the same seed gives the same schedule [default: a random one]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+
+    /// Rounds of a scenario that has several
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    rounds: u32,
 
     /// The selection that is part of `make test`
     #[arg(long)]
@@ -78,7 +84,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!("seed {seed}: `make chaos SEED={seed}` repeats this schedule");
     let started = Instant::now();
-    let mut session = Session::new(seed)?;
+    let mut session = Session::new(seed, arguments.rounds)?;
     session.expect().await?;
     let incidents = session.expected().map_or(0, std::collections::BTreeSet::len);
     println!(
@@ -90,8 +96,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     for (number, item) in items.iter().enumerate() {
         let begun = Instant::now();
         println!("[{}/{total}] {}: {}", number + 1, item.name, item.about);
-        let ended = tokio::time::timeout(PATIENCE, (item.run)(&session)).await;
-        let ended = ended.unwrap_or_else(|_| Err(anyhow!("not at its end after {PATIENCE:?}")));
+        let patience = PATIENCE.max(ROUND_PATIENCE * arguments.rounds);
+        let ended = tokio::time::timeout(patience, (item.run)(&session)).await;
+        let ended = ended.unwrap_or_else(|_| Err(anyhow!("not at its end after {patience:?}")));
         let seconds = begun.elapsed().as_secs_f32();
         match (ended.map_err(|error| format!("{error:#}")), item.must_notice) {
             (Ok(()), None) => println!("    ok ({seconds:.0} s)"),

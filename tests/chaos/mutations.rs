@@ -48,6 +48,8 @@ pub const ALL: &[Mutation] = mutations! {
         ["neither stored nor quarantined"] => scenarios::cluster::leader_alone;
     "evidence-added" false "the sink adds up what windows count instead of uniting; kill -9 of correlate"
         ["incidents are not those"] => evidence_added;
+    "too-late" false "every tenth event comes when the watermark has passed it by more than is allowed"
+        ["incidents are not those"] => scenarios::disorder::too_late;
     "early-locks" false "the sink locks rows at the start of its transaction; it stands still inside"
         ["blocked"] => early_locks;
 };

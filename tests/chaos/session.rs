@@ -23,6 +23,8 @@ pub struct Session {
     pub input: Input,
     /// Decides everything that is left to chance.
     pub seed: u64,
+    /// Rounds of a scenario that has several.
+    pub rounds: u32,
     layout: Layout,
     expected: Option<Incidents>,
 }
@@ -47,9 +49,16 @@ impl Own {
 
 impl Session {
     /// On the backends of `tidewatch with-stack`.
-    pub fn new(seed: u64) -> Result<Session> {
+    pub fn new(seed: u64, rounds: u32) -> Result<Session> {
         let backends = Backends::from_environment()?;
-        Ok(Session { backends, input: Input::write(seed)?, seed, layout: Layout::find()?, expected: None })
+        Ok(Session {
+            backends,
+            input: Input::write(seed)?,
+            seed,
+            rounds,
+            layout: Layout::find()?,
+            expected: None,
+        })
     }
 
     /// A source of chance for the scenario of this name: the same under the same seed, whichever others run.

@@ -14,10 +14,12 @@ use crate::system::System;
 /// Rows by (run, seq), with how many there are of each.
 type Rows = BTreeMap<(String, i64), i64>;
 
-/// An incident as far as it must come out the same: everything but ids and times of processing. Evidence is by (run, seq).
+/// An incident as far as it must come out the same: everything but times of processing. Evidence is by (run, seq).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Incident {
-    rule: String,
+    /// Its rule's id.
+    pub rule: String,
+    id: String,
     group_key: String,
     first_time: String,
     last_time: String,
@@ -38,7 +40,17 @@ pub async fn judge(
     acknowledged: &Acknowledged,
     expected: Option<&Incidents>,
 ) -> Result<()> {
-    let lost = lost(system, &[input], acknowledged).await?;
+    judge_all(system, &[input], acknowledged, expected).await
+}
+
+/// The same for several inputs.
+pub async fn judge_all(
+    system: &System,
+    inputs: &[&Input],
+    acknowledged: &Acknowledged,
+    expected: Option<&Incidents>,
+) -> Result<()> {
+    let lost = lost(system, inputs, acknowledged).await?;
     ensure!(
         lost.is_empty(),
         "{} acknowledged records are neither stored nor quarantined: {}",
@@ -170,32 +182,33 @@ pub async fn incidents(system: &System) -> Result<Incidents> {
             identities.insert(identity, (row.get(3), row.get(4)));
         }
     }
-    let query = "SELECT rule_id, group_key::text, first_time::text, last_time::text, event_count, severity_id, entities::text,
+    let query = "SELECT id::text, rule_id, group_key::text, first_time::text, last_time::text, event_count, severity_id, entities::text,
                         evidence_truncated, evidence
                  FROM incidents WHERE merged_into IS NULL";
     let mut incidents = Incidents::new();
     for row in database.query(query, &[]).await.context("reading incidents")? {
-        let evidence: Value = row.get(8);
+        let evidence: Value = row.get(9);
         let mut named = Vec::new();
         for item in evidence.as_array().into_iter().flatten() {
             let number = |name: &str| item.get(name).and_then(Value::as_i64).unwrap_or(-1);
             let stream = item.get("stream").and_then(Value::as_str).unwrap_or_default().to_owned();
             let identity = (stream, number("partition") as i32, number("offset"), number("index") as i32);
             let Some(record) = identities.get(&identity) else {
-                bail!("evidence of an incident of rule {} is not stored: {item}", row.get::<_, String>(0));
+                bail!("evidence of an incident of rule {} is not stored: {item}", row.get::<_, String>(1));
             };
             named.push(record.clone());
         }
         named.sort();
         incidents.insert(Incident {
-            rule: row.get(0),
-            group_key: row.get(1),
-            first_time: row.get(2),
-            last_time: row.get(3),
-            count: row.get(4),
-            severity: row.get(5),
-            entities: row.get(6),
-            truncated: row.get(7),
+            id: row.get(0),
+            rule: row.get(1),
+            group_key: row.get(2),
+            first_time: row.get(3),
+            last_time: row.get(4),
+            count: row.get(5),
+            severity: row.get(6),
+            entities: row.get(7),
+            truncated: row.get(8),
             evidence: named,
         });
     }

@@ -24,6 +24,14 @@ pub fn now() -> String {
     format!("{:.6}", jiff::Timestamp::now())
 }
 
+/// A login that succeeded, now, as sshd writes it.
+pub fn accepted_login(user: &str, address: &str) -> String {
+    format!(
+        "<38>1 {} bastion sshd 77 - - Accepted password for {user} from {address} port 50022 ssh2\n",
+        now()
+    )
+}
+
 /// Twelve failed logins from one address within moments, as sshd writes them.
 pub fn brute_force(address: &str) -> String {
     let mut lines = String::new();

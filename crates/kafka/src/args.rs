@@ -8,6 +8,7 @@ use clap::builder::TypedValueParser;
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, Command};
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 
 /// What the guarantees rest on, or what has a flag of its own. Aliases included.
 const RESERVED: &[&str] = &[
@@ -117,8 +118,7 @@ impl KafkaArgs {
             // A broker that comes back is found within a second instead of ten.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
-            // A broker that stood still tells, when it goes on, that no broker is alive, and the client forgets all it knew. It
-            // starts again from the bootstrap list after this long instead of five minutes.
+            // The bootstrap list is asked again after this long without metadata instead of five minutes; see brokers.rs.
             .set("metadata.recovery.rebootstrap.trigger.ms", "5000")
             .set("socket.keepalive.enable", "true")
             // Grown partitions are noticed this soon.
@@ -126,6 +126,9 @@ impl KafkaArgs {
             .set("allow.auto.create.topics", "false");
         for option in self.options.iter().flat_map(|options| &options.0) {
             config.set(&option.key, &option.value);
+        }
+        if self.sets("debug") {
+            config.set_log_level(RDKafkaLogLevel::Debug);
         }
         config
     }

@@ -29,6 +29,7 @@
 
 mod admin;
 mod args;
+mod brokers;
 mod consumer;
 mod context;
 mod error;

@@ -165,6 +165,14 @@ pub(crate) fn topic_ids<C: ClientContext>(
     Ok(ids)
 }
 
+/// Adds brokers, `host:port` with commas between, to those that a client knows. One that it knows already is left as it is.
+pub(crate) fn add_brokers<C: ClientContext>(client: &Client<C>, list: &str) {
+    // A list with a NUL would not have got through the configuration.
+    let Ok(list) = CString::new(list) else { return };
+    // SAFETY: the handle is that of the live client; the string ends with NUL and is copied by the call.
+    unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), list.as_ptr()) };
+}
+
 /// A message's headers: names with what is not UTF-8 replaced (the safe binding panics there), and values.
 pub(crate) fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, Vec<u8>)> {
     let mut headers = ptr::null_mut();

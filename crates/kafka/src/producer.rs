@@ -10,13 +10,17 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::statistics::Statistics;
 use tokio::sync::Notify;
 
 use crate::args::KafkaArgs;
+use crate::brokers::Brokers;
 use crate::context::{self, ErrorLog};
 use crate::error::{Class, Error};
 
+/// How soon it is noticed that no broker is known any more.
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the poll thread waits for an event at most before it looks whether it shall end.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Size of a produce batch per partition; a larger record travels alone.
@@ -161,6 +165,7 @@ struct Shared {
     completed: Notify,
     fatal: OnceLock<Error>,
     failed: Notify,
+    brokers: Brokers,
     stop: AtomicBool,
 }
 
@@ -179,6 +184,7 @@ impl Producer {
             completed: Notify::new(),
             fatal: OnceLock::new(),
             failed: Notify::new(),
+            brokers: Brokers::default(),
             stop: AtomicBool::new(false),
         });
         let context = Context { shared: Arc::clone(&shared), errors: ErrorLog::default() };
@@ -192,6 +198,7 @@ impl Producer {
             .set("acks", acks)
             .set("enable.idempotence", idempotence)
             .set("message.timeout.ms", options.message_timeout.map_or(0, millis).to_string())
+            .set("statistics.interval.ms", STATISTICS_INTERVAL.as_millis().to_string())
             .set("linger.ms", options.linger.as_millis().to_string())
             .set("message.max.bytes", message_bytes.to_string())
             // The limits are kept here, exactly; the library's stand behind them.
@@ -210,11 +217,13 @@ impl Producer {
         let client = Arc::new(client);
         let polled = Arc::clone(&client);
         let ends = Arc::clone(&shared);
+        let bootstrap = args.brokers.clone();
         std::thread::Builder::new()
             .name("kafka-producer".into())
             .spawn(move || {
                 while !ends.stop.load(Ordering::Acquire) {
                     polled.poll(POLL_INTERVAL);
+                    ends.brokers.mend(polled.client(), &bootstrap);
                 }
                 // What is still unacknowledged is completed with an error here.
                 drop(polled);
@@ -409,6 +418,10 @@ impl ClientContext for Context {
                 self.shared.failed.notify_waiters();
             }
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.shared.brokers.hear(&statistics);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod clock;
 pub mod cluster;
+pub mod disorder;
 mod kafka;
 mod kill;
 mod poison;
@@ -79,5 +80,6 @@ pub const ALL: &[Scenario] = scenarios! {
     "clock-shipper" false "a shipper's clock is a day ahead, another's a day behind" => clock::shipper_off;
     "clock-sink-ahead" false "the clock of the sink's host is a day ahead" => clock::sink_ahead;
     "clock-sink-behind" false "the clock of the sink's host is a day behind" => clock::sink_behind;
+    "correlations" false "every kind of correlation over events out of order, pushed twice and interrupted, in rounds" => disorder::rounds;
     "transactional-producer" false "a foreign producer with transactions, some of them aborted, on the raw topic" => kafka::transactions;
 };

@@ -1,7 +1,7 @@
 //! From a shipper's line to an analyst's incident, and back.
 
 use serde_json::{Value, json};
-use tidewatch_tests::{Pipeline, brute_force};
+use tidewatch_tests::{Org, Pipeline, accepted_login, brute_force};
 
 #[tokio::test]
 async fn pushed_lines_become_rows_and_an_incident_with_its_evidence() {
@@ -36,6 +36,42 @@ async fn pushed_lines_become_rows_and_an_incident_with_its_evidence() {
     assert!(events["next_cursor"].is_string());
     let summary = org.get("/v1/summary").await;
     assert!(summary.to_string().contains("3002"), "{summary}");
+}
+
+/// A correlation of a correlation, in order: the brute force, then the login.
+#[tokio::test]
+async fn a_login_after_a_brute_force_is_an_incident_with_both_in_its_evidence() {
+    let pipeline = Pipeline::shared().await;
+    let org = pipeline.new_org().await;
+    let address = "203.0.113.10";
+    // Before the brute force it is a login like any other.
+    org.push("/v1/events", "text/plain", accepted_login("ada", address)).await;
+    org.push("/v1/events", "text/plain", brute_force(address)).await;
+    org.until("the brute force shows", async || by_title(&org, "SSH brute force").await).await;
+    assert_eq!(by_title(&org, BROKEN_IN).await, None);
+
+    org.push("/v1/events", "text/plain", accepted_login("root", address)).await;
+    let incident =
+        org.until("the login after it shows as another", async || by_title(&org, BROKEN_IN).await).await;
+    assert_eq!(incident["severity_id"], 5);
+    assert!(incident["group_key"].to_string().contains(address), "{incident}");
+    let detail = org.get(&format!("/v1/incidents/{}", incident["id"].as_str().unwrap())).await;
+    let messages: Vec<&str> = detail["evidence"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["event"]["message"].as_str())
+        .collect();
+    assert!(messages.iter().any(|message| message.contains("Failed password for root")), "{detail}");
+    assert!(messages.iter().any(|message| message.contains("Accepted password for root")), "{detail}");
+    assert!(!messages.iter().any(|message| message.contains("for ada")), "{detail}");
+}
+
+const BROKEN_IN: &str = "SSH brute force that ended in a login";
+
+async fn by_title(org: &Org<'_>, title: &str) -> Option<Value> {
+    let page = org.get("/v1/incidents").await;
+    page["items"].as_array()?.iter().find(|incident| incident["title"] == title).cloned()
 }
 
 #[tokio::test]

@@ -13,8 +13,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::KafkaArgs;
+use crate::brokers::Failures;
 use crate::context::Quiet;
 use crate::error::{Class, Error};
+use crate::native;
 
 pub use groups::Committed;
 pub use topics::{TopicSpec, TopicState};
@@ -40,6 +42,7 @@ struct Inner {
     admin: AdminClient<Quiet>,
     /// Without a group: asks for metadata and offsets.
     reader: BaseConsumer<Quiet>,
+    failures: Failures,
 }
 
 impl Admin {
@@ -55,7 +58,9 @@ impl Admin {
         // The end of a partition is what a consumer can read, not what an open transaction has written.
         config.set("isolation.level", "read_committed");
         let reader = config.create_with_context(Quiet::default()).map_err(failed)?;
-        Ok(Self { inner: Arc::new(Inner { args: args.clone(), admin, reader }) })
+        Ok(Self {
+            inner: Arc::new(Inner { args: args.clone(), admin, reader, failures: Failures::default() }),
+        })
     }
 
     /// Waits until a broker answers; false when `shutdown` was cancelled first. `on_wait` is given the reason of every
@@ -106,7 +111,12 @@ impl Admin {
                     {
                         std::thread::sleep(FIRST_PAUSE);
                     }
-                    answer => return answer,
+                    answer => {
+                        if answer.as_ref().is_err_and(Error::is_retriable) {
+                            inner.mend();
+                        }
+                        return answer;
+                    }
                 }
             }
         })
@@ -132,11 +142,22 @@ impl Admin {
 }
 
 impl Inner {
+    /// After a failure: the clients may know no broker any more.
+    fn mend(&self) {
+        if self.failures.due() {
+            native::add_brokers(self.admin.inner(), &self.args.brokers);
+            native::add_brokers(self.reader.client(), &self.args.brokers);
+        }
+    }
+
     /// Why the brokers or topics are not ready.
     fn missing(&self, topics: &[String]) -> Option<String> {
         let metadata = match self.reader.fetch_metadata(None, PROBE_TIMEOUT) {
             Ok(metadata) => metadata,
-            Err(error) => return Some(Error::new("asking for topics", &error).to_string()),
+            Err(error) => {
+                self.mend();
+                return Some(Error::new("asking for topics", &error).to_string());
+            }
         };
         if metadata.brokers().is_empty() {
             return Some("no broker is up".into());

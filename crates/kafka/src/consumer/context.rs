@@ -73,6 +73,7 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         self.shared.counters.hear(&statistics, &self.shared.assignment);
+        self.shared.brokers.hear(&statistics);
     }
 }
 

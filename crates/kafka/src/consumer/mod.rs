@@ -21,6 +21,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use tokio::sync::watch;
 
 use crate::args::KafkaArgs;
+use crate::brokers::Brokers;
 use crate::error::{Class, Error};
 use crate::queue::Queue;
 use crate::record::{TopicPartition, offsets};
@@ -64,6 +65,7 @@ struct Shared {
     /// Positions sent to the group and not confirmed: a commit that meets a rebalance is refused, and is repeated.
     unconfirmed: Mutex<HashMap<TopicPartition, i64>>,
     counters: Counters,
+    brokers: Brokers,
     stop: AtomicBool,
 }
 
@@ -207,6 +209,7 @@ impl Member {
             assignment: Assignment::default(),
             unconfirmed: Mutex::default(),
             counters: Counters::default(),
+            brokers: Brokers::default(),
             stop: AtomicBool::new(false),
         });
         let client: BaseConsumer<Context> = options
@@ -216,7 +219,7 @@ impl Member {
         let client = Arc::new(client);
         let committer = Committer { client: Arc::downgrade(&client), shared: Arc::clone(&shared) };
         let (end, ended) = watch::channel(false);
-        let worker = Worker::new(client, shared, options.clone());
+        let worker = Worker::new(client, shared, options.clone(), args.brokers.clone());
         std::thread::Builder::new()
             .name("kafka-consumer".into())
             .spawn(move || {

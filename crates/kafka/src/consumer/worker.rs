@@ -29,6 +29,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) options: ConsumerOptions,
     pub(super) reading: Reading,
+    bootstrap: String,
 }
 
 /// Why the thread ends.
@@ -50,8 +51,9 @@ impl Worker {
         client: Arc<BaseConsumer<Context>>,
         shared: Arc<Shared>,
         options: ConsumerOptions,
+        bootstrap: String,
     ) -> Self {
-        Self { client, shared, options, reading: Reading::default() }
+        Self { client, shared, options, reading: Reading::default(), bootstrap }
     }
 
     /// Consumes until stopped or failed, then leaves the group.
@@ -87,6 +89,7 @@ impl Worker {
             while let Some(change) = client.context().next_change() {
                 rebalance::make(self, change)?;
             }
+            self.shared.brokers.mend(client.client(), &self.bootstrap);
         }
         Ok(())
     }

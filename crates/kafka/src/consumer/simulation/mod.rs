@@ -13,6 +13,7 @@ use simulation::{Schedule, Simulation};
 use super::Shared;
 use super::assignment::Assignment;
 use super::stats::Counters;
+use crate::brokers::Brokers;
 use crate::queue::Queue;
 use crate::record::TopicPartition;
 use client::{Change, Client};
@@ -49,6 +50,7 @@ fn member(schedule: &mut Schedule, without: Without) -> Result<(), String> {
         unconfirmed: Mutex::default(),
         assignment: Assignment::default(),
         counters: Counters::default(),
+        brokers: Brokers::default(),
         stop: false.into(),
     };
     let client = Client::new(schedule, &partitions);

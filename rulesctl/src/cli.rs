@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
-use detection::Subject;
+use detection::{Detection, Rules, Subject};
 use normalise::FindingRecord;
 use schemas::{Micros, Stream};
 
@@ -126,6 +126,9 @@ struct Explain {
     rule: PathBuf,
     /// File with one event as its source emits it; - for stdin
     event: PathBuf,
+    /// Directory that the rule file is in, for the filters, orgs and tables of its other files [default: the rule file alone]
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
     /// Org whose event it is
     #[arg(long, value_name = "NAME", default_value = ORG)]
     org: String,
@@ -310,11 +313,22 @@ fn run_replay(args: ReplayArgs, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// The detection rules that are from `file`, however its path is written; all below it where it is a directory.
+fn of_file<'r>(rules: &'r Rules, file: &Path) -> anyhow::Result<Vec<&'r Detection>> {
+    let file = file.canonicalize().with_context(|| format!("{} cannot be read", file.display()))?;
+    let is_from = |rule: &&Detection| {
+        let path = rules.origin(&rule.meta.id).and_then(|(path, _)| path.canonicalize().ok());
+        path.is_some_and(|path| path.starts_with(&file))
+    };
+    Ok(rules.detections().iter().filter(is_from).collect())
+}
+
 fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
-    let (rules, defects) = rules::open(&args.rule)?;
+    let (rules, defects) = rules::open(args.rules.as_ref().unwrap_or(&args.rule))?;
     for defect in &defects {
         say(&defect.to_string());
     }
+    let of_file = of_file(&rules, &args.rule)?;
     let bytes = read_event(&args.event)?;
     let line = Line { index: 0, number: 1, bytes: &bytes };
     let input = input(&line, Shape::Jsonl, &args.org, Micros::now());
@@ -324,7 +338,7 @@ fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let mut texts = Vec::new();
     {
         let mut each = |subject: Subject<'_>| -> anyhow::Result<()> {
-            for rule in rules.detections() {
+            for rule in &of_file {
                 texts.push(explain(&rules, rule, subject)?);
             }
             Ok(())

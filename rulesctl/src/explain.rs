@@ -38,6 +38,9 @@ pub fn explain(rules: &Rules, rule: &Detection, subject: Subject<'_>) -> anyhow:
     for (filter, outline) in filters {
         let holds = outline.as_ref().and_then(Outline::holds);
         writeln!(out, "\n{} filter: {}", mark(holds), filter.title)?;
+        for condition in outline.iter().flat_map(|outline| &outline.conditions) {
+            writeln!(out, "  {} condition: {}", mark(condition.holds), condition.text)?;
+        }
         for selection in outline.iter().flat_map(|outline| &outline.selections) {
             writeln!(out, "  {} {}", mark(selection.part.holds()), selection.name)?;
             part(&mut out, &selection.part, 2)?;

@@ -48,7 +48,9 @@ impl Place {
     fn new(files: &[(&str, &str)]) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         for (name, text) in files {
-            fs::write(place.path(name), text).unwrap();
+            let path = place.path(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
         }
         place
     }
@@ -212,6 +214,24 @@ fn explain_tells_wanted_and_found_field_by_field() {
     ] {
         assert!(told.contains(part), "no {part} in\n{told}");
     }
+}
+
+#[test]
+fn explain_knows_the_filters_of_other_files_and_tells_of_no_other_rule() {
+    let event = r#"{"app": "sshd", "message": "Failed password for admin from 203.0.113.9 port 1 ssh2"}"#;
+    let filter = "title: Not from there\nlogsource: {product: linux, service: sshd}\nfilter:\n  rules: any\n  there: {src_ip|cidr: 203.0.113.0/24}\n  condition: not there\n";
+    let place = Place::new(&[
+        ("rules/a.yml", RULES),
+        ("rules/b.yml", &RULES.replace("-4", "-5")),
+        ("rules/filter.yml", filter),
+        ("e.json", event),
+    ]);
+    let alone = run_in(&place, &["explain", "rules/a.yml", "e.json"]);
+    assert!(!text(&alone.stdout).contains("Not from there"));
+    let together = run_in(&place, &["explain", "./rules/a.yml", "e.json", "--rules", "rules"]);
+    let told = text(&together.stdout);
+    assert!(told.contains("Not from there") && told.contains("✗ condition: not there"), "{told}");
+    assert_eq!(told.matches("Guessing").count(), 1, "{told}");
 }
 
 #[test]

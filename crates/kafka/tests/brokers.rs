@@ -1,4 +1,10 @@
 //! A broker that says, for a moment, that no broker is alive: it stands still, is fenced, and goes on.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test ends by panicking"
+)]
 
 mod common;
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemas::Micros;
 
 use crate::attributes::Attributes;
-use crate::{access, pam, sshd, sudo};
+use crate::{access, auditd, dns, netfilter, pam, sshd, sudo};
 
 /// What a message says beside its attributes; what is none it does not say.
 #[derive(Debug, Default)]
@@ -18,6 +18,9 @@ pub(crate) struct Reading<'m> {
     pub user: Option<Cow<'m, str>>,
     pub src_ip: Option<Cow<'m, str>>,
     pub src_port: Option<i32>,
+    pub dst_ip: Option<Cow<'m, str>>,
+    pub dst_port: Option<i32>,
+    pub host: Option<Cow<'m, str>>,
 }
 
 impl<'m> Reading<'m> {
@@ -38,6 +41,9 @@ impl<'m> Reading<'m> {
             user: owned(self.user),
             src_ip: owned(self.src_ip),
             src_port: self.src_port,
+            dst_ip: owned(self.dst_ip),
+            dst_port: self.dst_port,
+            host: owned(self.host),
         }
     }
 }
@@ -52,6 +58,8 @@ pub(crate) mod class {
     pub const NETWORK: i32 = 4001;
     /// An HTTP request.
     pub const HTTP: i32 = 4002;
+    /// A question to a DNS server.
+    pub const DNS: i32 = 4003;
 }
 
 /// OCSF activities of [`class::AUTHENTICATION`].
@@ -82,6 +90,9 @@ pub(crate) fn read<'m>(app: &str, message: &'m str, attributes: &mut Attributes)
     match app {
         "sshd" | "sshd-session" | "sshd-auth" => Some(sshd::read(message, attributes)),
         "sudo" => Some(sudo::read(message, attributes)),
+        "named" | "dnsmasq" => Some(dns::read(app, message, attributes)),
+        "kernel" => netfilter::read(message, attributes).or_else(|| auditd::read(message, attributes)),
+        "audispd" | "audisp-syslog" | "auditd" | "audit" => auditd::read(message, attributes),
         _ => {
             let reading = pam::read(message, attributes).or_else(|| access::read(message, attributes));
             match source_type(app) {

@@ -82,5 +82,10 @@ impl<'a> Draft<'a> {
             self.src_ip = reading.src_ip;
             self.src_port = self.src_port.or(reading.src_port);
         }
+        if self.dst_ip.is_none() && reading.dst_ip.is_some() {
+            self.dst_ip = reading.dst_ip;
+            self.dst_port = self.dst_port.or(reading.dst_port);
+        }
+        self.host = self.host.take().or(reading.host);
     }
 }

@@ -10,7 +10,7 @@ use crate::draft::Draft;
 use crate::input::Input;
 use crate::syslog::{self, Header};
 use crate::time::{self, Cursor};
-use crate::{access, apache_error, event_json, json, severity};
+use crate::{access, apache_error, auditd, dns, event_json, json, severity};
 
 /// Reads a line of any format.
 pub(crate) fn read<'a>(text: &'a str, input: &Input<'_>) -> Draft<'a> {
@@ -43,6 +43,10 @@ fn plain<'a>(line: &'a str, input: &Input<'_>) -> Draft<'a> {
     let mut draft = Draft::new("text", Attributes::default());
     let reading = match line.as_bytes().first() {
         Some(b'[') => apache_error::read(line, &mut draft.attributes),
+        Some(b't' | b'n') if line.starts_with("type=") || line.starts_with("node=") => {
+            auditd::read(line, &mut draft.attributes)
+        }
+        Some(b'0'..=b'3') if line.contains(": query: ") => dns::bind_file(line, &mut draft.attributes),
         _ => access::read(line, &mut draft.attributes),
     };
     match reading {

@@ -202,6 +202,20 @@ pub(crate) fn access(text: &str) -> Option<Time> {
     cursor.rest.is_empty().then_some(Time { micros: Micros(micros), exact })
 }
 
+/// `21-Nov-2025 09:05:07.123` in UTC, as BIND writes it, the whole text.
+pub(crate) fn bind(text: &str) -> Option<Time> {
+    let mut cursor = Cursor { rest: text.as_bytes() };
+    let day = cursor.number(2)?;
+    cursor.one_of(b"-")?;
+    let month = cursor.month()?;
+    cursor.one_of(b"-")?;
+    let year = cursor.number(4)?;
+    cursor.one_of(b" ")?;
+    let (clock, exact) = cursor.clock(false)?;
+    let micros = day_start(year, month, day)? + clock;
+    cursor.rest.is_empty().then_some(Time { micros: Micros(micros), exact })
+}
+
 /// `Sun Dec 04 04:47:44 2005`, also with decimals of the second, the whole text.
 pub(crate) fn ctime(text: &str) -> Option<Time> {
     let (_weekday, rest) = text.as_bytes().split_at_checked(4)?;

@@ -133,6 +133,16 @@ fn syslog_lines() {
 }
 
 #[test]
+fn audit_records() {
+    insta::assert_snapshot!(events(include_str!("fixtures/audit.txt")));
+}
+
+#[test]
+fn packets_and_dns_queries() {
+    insta::assert_snapshot!(events(include_str!("fixtures/network.txt")));
+}
+
+#[test]
 fn web_servers_and_plain_lines() {
     insta::assert_snapshot!(events(include_str!("fixtures/access.txt")));
 }

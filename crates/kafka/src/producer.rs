@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -217,13 +217,15 @@ impl Producer {
         let client = Arc::new(client);
         let polled = Arc::clone(&client);
         let ends = Arc::clone(&shared);
-        let bootstrap = args.brokers.clone();
+        let bootstrap = args.clone();
         std::thread::Builder::new()
             .name("kafka-producer".into())
             .spawn(move || {
                 while !ends.stop.load(Ordering::Acquire) {
                     polled.poll(POLL_INTERVAL);
-                    ends.brokers.mend(polled.client(), &bootstrap);
+                    if let Err(error) = ends.brokers.mend(polled.client(), &bootstrap) {
+                        ends.fail(error);
+                    }
                 }
                 // What is still unacknowledged is completed with an error here.
                 drop(polled);
@@ -351,6 +353,13 @@ fn millis(duration: Duration) -> u128 {
 }
 
 impl Shared {
+    /// The producer is not usable any more.
+    fn fail(&self, error: Error) {
+        if self.fatal.set(error).is_ok() {
+            self.failed.notify_waiters();
+        }
+    }
+
     fn fits(&self, counts: &ProducerStats, bytes: usize) -> bool {
         counts.in_flight_records < self.max_buffered_records
             && counts.in_flight_bytes.saturating_add(bytes) <= self.max_buffered_bytes
@@ -413,15 +422,12 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         self.errors.tell(&error, reason);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            let error = Error::other("producing", reason, Class::Fatal);
-            if self.shared.fatal.set(error).is_ok() {
-                self.shared.failed.notify_waiters();
-            }
+            self.shared.fail(Error::other("producing", reason, Class::Fatal));
         }
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.shared.brokers.hear(&statistics);
+        self.shared.brokers.hear(&statistics, Instant::now());
     }
 }
 

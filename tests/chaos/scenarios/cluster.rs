@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::{Metadata, MetadataPartition};
 use tidewatch_dev::{Backends, Kafka, Postgres, Service};
 
 use crate::scenarios::kafka::fenced_at_most;
@@ -12,6 +15,8 @@ use crate::system::{System, Wishes};
 
 /// Events that are pushed one by one while one leader is left.
 const PROBES: usize = 100;
+/// The node that has all leaders for a moment.
+const SECOND: i32 = 2;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
 
 /// A system on three brokers that asks for two in-sync replicas.
@@ -98,8 +103,10 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
     for follower in [&*first, &*third] {
         follower.process().signal(Signal::SIGCONT)?;
     }
-    // The others lead its partitions before it comes back and follows them.
-    system.pass(Duration::from_secs(15)).await?;
+    // What it alone has is lost when the others lead its partitions before it comes back and follows them.
+    let others = format!("{},{}", first.brokers(), third.brokers());
+    let raw = system.name("events.raw");
+    system.supervise(until_not_led_by(SECOND, others, raw)).await?;
     system.supervise(second.restart()).await?;
     session.conclude(&mut system, feed).await?;
     let query =
@@ -112,6 +119,28 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
 }
 
 /// Pushes events one by one and all at once, spread over all partitions. How many are acknowledged within a moment.
+/// Waits until that node leads none of a topic's partitions, by what the brokers of this list say.
+async fn until_not_led_by(node: i32, brokers: String, topic: String) -> Result<()> {
+    let looks = tokio::task::spawn_blocking(move || {
+        let reader: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        while Instant::now() < deadline {
+            let metadata = reader.fetch_metadata(Some(&topic), Duration::from_secs(5));
+            let others_lead = |metadata: &Metadata| {
+                let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+                let mut leaders = partitions.map(MetadataPartition::leader).peekable();
+                leaders.peek().is_some() && leaders.all(|leader| leader >= 0 && leader != node)
+            };
+            if metadata.is_ok_and(|metadata| others_lead(&metadata)) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        anyhow::bail!("node {node} still leads partitions of {topic} after {ANSWER_PATIENCE:?}")
+    });
+    looks.await?
+}
+
 async fn probe(system: &mut System, name: &str) -> Result<i64> {
     let (url, token) = (system.services().ingest_url(), system.deployment.tokens().ingest.clone());
     let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
@@ -73,7 +74,7 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         self.shared.counters.hear(&statistics, &self.shared.assignment);
-        self.shared.brokers.hear(&statistics);
+        self.shared.brokers.hear(&statistics, Instant::now());
     }
 }
 

@@ -219,7 +219,7 @@ impl Member {
         let client = Arc::new(client);
         let committer = Committer { client: Arc::downgrade(&client), shared: Arc::clone(&shared) };
         let (end, ended) = watch::channel(false);
-        let worker = Worker::new(client, shared, options.clone(), args.brokers.clone());
+        let worker = Worker::new(client, shared, options.clone(), args.clone());
         std::thread::Builder::new()
             .name("kafka-consumer".into())
             .spawn(move || {

@@ -13,6 +13,7 @@ use super::input::{ConsumeError, Input};
 use super::options::ConsumerOptions;
 use super::reading::Reading;
 use super::{Shared, rebalance};
+use crate::args::KafkaArgs;
 use crate::error::{Class, Error};
 use crate::queue::Refused;
 use crate::record::Record;
@@ -29,7 +30,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) options: ConsumerOptions,
     pub(super) reading: Reading,
-    bootstrap: String,
+    args: KafkaArgs,
 }
 
 /// Why the thread ends.
@@ -51,9 +52,9 @@ impl Worker {
         client: Arc<BaseConsumer<Context>>,
         shared: Arc<Shared>,
         options: ConsumerOptions,
-        bootstrap: String,
+        args: KafkaArgs,
     ) -> Self {
-        Self { client, shared, options, reading: Reading::default(), bootstrap }
+        Self { client, shared, options, reading: Reading::default(), args }
     }
 
     /// Consumes until stopped or failed, then leaves the group.
@@ -89,7 +90,7 @@ impl Worker {
             while let Some(change) = client.context().next_change() {
                 rebalance::make(self, change)?;
             }
-            self.shared.brokers.mend(client.client(), &self.bootstrap);
+            self.shared.brokers.mend(client.client(), &self.args)?;
         }
         Ok(())
     }

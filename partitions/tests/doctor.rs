@@ -60,7 +60,7 @@ const FUNCTIONS: &str = r#"
 
     CREATE FUNCTION counts_of(p_stream text, p_kpart integer, p_first bigint, p_next bigint) RETURNS json LANGUAGE sql AS $$
         SELECT coalesce(json_agg(c), '[]') FROM (
-            SELECT org, (extract(epoch FROM time)::bigint / 3600)::integer AS hour, p_stream AS stream, class_uid,
+            SELECT org, (floor(extract(epoch FROM time))::bigint / 3600)::integer AS hour, p_stream AS stream, class_uid,
                 severity_id, count(*) AS n
             FROM (SELECT org, time, class_uid, severity_id, kpart, koffset FROM events WHERE p_stream = 'events'
                   UNION ALL SELECT org, time, class_uid, severity_id, kpart, koffset FROM findings

@@ -49,6 +49,29 @@ fn near_misses() -> impl Strategy<Value = String> {
         "- ",
         "sshd[7]: ",
         "sudo: ",
+        "kernel: ",
+        "named[7]: ",
+        "dnsmasq[7]: ",
+        "audispd: ",
+        "type=EXECVE msg=audit(1763712300.300:7): ",
+        "node=n ",
+        "a0=",
+        "comm=",
+        "6361740A",
+        "msg='",
+        "' ",
+        "\u{1d}",
+        "addr=",
+        "[UFW BLOCK] ",
+        "IN=eth0 ",
+        " SRC=",
+        " DST=",
+        " DPT=",
+        "PROTO=TCP ",
+        "client @0x1 ",
+        "#53 (a): query: ",
+        "query[A] ",
+        "21-Nov-2025 08:05:07.123 ",
         "Failed password for ",
         "invalid user ",
         "root ",
@@ -164,6 +187,12 @@ fn ten_thousand_brackets_are_kept_as_text() {
     let open = "[".repeat(10_000);
     check(open.as_bytes());
     check(format!("{{\"a\":{open}").as_bytes());
+}
+
+#[test]
+fn audit_records_within_each_other_are_read_one_deep() {
+    let line = format!("type=X msg=audit(1.0:1): {}", "msg='a=".repeat(MAX_EVENT_BYTES / 8));
+    check(line.as_bytes());
 }
 
 #[test]

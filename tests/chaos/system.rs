@@ -223,8 +223,9 @@ impl System {
     async fn behind(&self, admin: &Admin, database: &Client) -> Result<Option<String>> {
         for stream in ["events", "findings"] {
             let raw = self.name(&format!("{stream}.raw"));
-            let positions: BTreeMap<i32, i64> =
-                positions(database, stream, "next_source_offset").await?.into_iter().collect();
+            let ids = admin.topic_ids(&[&raw]).await?;
+            let id = ids.get(&raw).with_context(|| format!("no topic {raw}"))?;
+            let positions = source_positions(database, stream, &id.to_string()).await?;
             // All that the topic has: of one that has grown the sink may not have heard yet.
             for partition in 0..admin.partitions(&raw).await? {
                 let position = positions.get(&partition).copied().unwrap_or(0);
@@ -314,6 +315,17 @@ async fn positions(database: &Client, topic: &str, column: &str) -> Result<Vec<(
     let query =
         format!("SELECT kpart, coalesce({column}, 0) FROM sink_partition WHERE topic = $1 ORDER BY kpart");
     let rows = database.query(&query, &[&topic]).await.context("asking for the sink's positions")?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Positions in the raw topic of this id: those in one that was there before it under its name say nothing.
+async fn source_positions(database: &Client, stream: &str, topic_id: &str) -> Result<BTreeMap<i32, i64>> {
+    let query = "SELECT kpart, coalesce(next_source_offset, 0) FROM sink_partition
+                 WHERE topic = $1 AND source_topic_id::text = $2";
+    let rows = database
+        .query(query, &[&stream, &topic_id])
+        .await
+        .context("asking for the sink's source positions")?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

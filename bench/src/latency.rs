@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use tidewatch_tests::{Load, Org, Pipeline, brute_force};
@@ -17,27 +18,11 @@ pub async fn measure(rate: u64, seconds: u64) {
     eprintln!("{rate} events/s for {seconds} s …");
     let load = Load::events(rate * seconds).at_rate(rate).start(&pipeline, &busy.identity());
     let end = Instant::now() + Duration::from_secs(seconds);
-    let mut orgs = Vec::new();
-    for _ in 0..3 * PROBERS {
-        orgs.push(pipeline.new_org().await);
-    }
-    let mut events = new_histogram();
-    let mut incidents = new_histogram();
-    let mut thresholds = new_histogram();
-    let [first, second, third, fourth, fifth, sixth] = orgs.as_slice() else {
-        unreachable!("as many as were made")
-    };
-    let samples = tokio::join!(
-        probe(first, end, event_shows),
-        probe(second, end, event_shows),
-        probe(third, end, incident_shows),
-        probe(fourth, end, incident_shows),
-        probe(fifth, end, threshold_shows),
-        probe(sixth, end, threshold_shows),
+    let (events, incidents, thresholds) = tokio::join!(
+        probes(&pipeline, end, event_shows),
+        probes(&pipeline, end, incident_shows),
+        probes(&pipeline, end, threshold_shows),
     );
-    samples.0.iter().chain(&samples.1).for_each(|delay| record(&mut events, *delay));
-    samples.2.iter().chain(&samples.3).for_each(|delay| record(&mut incidents, *delay));
-    samples.4.iter().chain(&samples.5).for_each(|delay| record(&mut thresholds, *delay));
     let summary = load.finish().await;
 
     println!("{summary}");
@@ -46,14 +31,23 @@ pub async fn measure(rate: u64, seconds: u64) {
     print("push → incident of a threshold on a page", &thresholds);
 }
 
-async fn probe<'a>(org: &Org<'a>, end: Instant, shows: impl AsyncFn(&Org<'a>, usize)) -> Vec<Duration> {
-    let mut delays = Vec::new();
-    while Instant::now() < end {
-        let pushed = Instant::now();
-        shows(org, delays.len()).await;
-        delays.push(pushed.elapsed());
+/// Delays of all probes of a kind, each prober with an org of its own.
+async fn probes(pipeline: &Pipeline, end: Instant, shows: impl AsyncFn(&Org<'_>, usize)) -> Histogram<u64> {
+    let probers = (0..PROBERS).map(|_| async {
+        let org = pipeline.new_org().await;
+        let mut delays = Vec::new();
+        while Instant::now() < end {
+            let pushed = Instant::now();
+            shows(&org, delays.len()).await;
+            delays.push(pushed.elapsed());
+        }
+        delays
+    });
+    let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds");
+    for delay in join_all(probers).await.into_iter().flatten() {
+        histogram.saturating_record(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
     }
-    delays
+    histogram
 }
 
 async fn event_shows(org: &Org<'_>, number: usize) {
@@ -84,14 +78,6 @@ async fn until_on_page(org: &Org<'_>, path: &str, marker: &str) {
     while !org.get(path).await.to_string().contains(&marker) {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-}
-
-fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds")
-}
-
-fn record(histogram: &mut Histogram<u64>, delay: Duration) {
-    histogram.saturating_record(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
 }
 
 fn print(what: &str, histogram: &Histogram<u64>) {

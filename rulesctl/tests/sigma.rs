@@ -12,20 +12,19 @@
     reason = "tests"
 )]
 
+#[path = "../../crates/detection/examples/matching/sigma.rs"]
+mod sigma;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use detection::Rules;
 use schemas::Stream;
 use serde_json::Value;
 use tempfile::TempDir;
 use tidewatch_rules::{Batch, Shape, check, match_lines};
-
-/// The directories of rules that are current.
-const CURRENT: [&str; 4] = ["rules", "rules-emerging-threats", "rules-threat-hunting", "rules-compliance"];
 
 fn data() -> Option<PathBuf> {
     let folder = std::env::var_os("TIDEWATCH_SIGMA_DATA").map(PathBuf::from);
@@ -35,25 +34,9 @@ fn data() -> Option<PathBuf> {
     folder
 }
 
-/// The rules, unpacked; the others beside the current ones are removed.
+/// The rules, unpacked.
 fn unpacked(folder: &Path) -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    let archive = File::open(folder.join("rules.tar.zst")).unwrap();
-    let mut tar = Command::new("tar")
-        .args(["x", "-C"])
-        .arg(directory.path())
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("tar is there");
-    zstd::stream::copy_decode(archive, tar.stdin.take().unwrap()).unwrap();
-    assert!(tar.wait().unwrap().success());
-    for other in std::fs::read_dir(directory.path().join("sigma")).unwrap() {
-        let other = other.unwrap();
-        if other.path().is_dir() && !CURRENT.contains(&other.file_name().to_str().unwrap()) {
-            std::fs::remove_dir_all(other.path()).unwrap();
-        }
-    }
-    directory
+    sigma::unpacked(File::open(folder.join(sigma::ARCHIVE)).unwrap())
 }
 
 fn rules(directory: &Path) -> Rules {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kafka::{Admin, KafkaArgs, TopicPartition};
 use tidewatch_dev::{Backends, Deployment, DeploymentOptions, Service, Services};
 use tokio::process::Command;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
 use crate::feed::{Feed, Feeding};
@@ -22,6 +23,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const MOST_DEATHS: usize = 12;
 /// From the last acknowledgement until everything is stored and correlated.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Services that are members of groups.
+pub const CONSUMERS: [Service; 4] = [Service::Enrich, Service::Detect, Service::Correlate, Service::Sink];
+
+/// What takes their names from the consumers: without one, an instance's partitions move as it ends.
+pub fn nameless() -> Vec<(Service, &'static str, String)> {
+    CONSUMERS.map(|service| (service, "TIDEWATCH_INSTANCE_ID", String::new())).to_vec()
+}
 
 /// What a scenario may want different.
 #[derive(Debug, Default)]
@@ -254,7 +263,7 @@ impl System {
             }
         }
         let incidents = self.name("incidents");
-        for (partition, position) in positions(database, "incidents", "next_offset").await? {
+        for (partition, position) in positions(database, "incidents").await? {
             let (_, end) = admin.watermarks(&incidents, partition).await?;
             if position < end {
                 return Ok(Some(format!("{incidents}[{partition}] is stored up to {position} of {end}")));
@@ -311,21 +320,24 @@ impl System {
     }
 }
 
-async fn positions(database: &Client, topic: &str, column: &str) -> Result<Vec<(i32, i64)>> {
-    let query =
-        format!("SELECT kpart, coalesce({column}, 0) FROM sink_partition WHERE topic = $1 ORDER BY kpart");
-    let rows = database.query(&query, &[&topic]).await.context("asking for the sink's positions")?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+async fn positions(database: &Client, topic: &str) -> Result<BTreeMap<i32, i64>> {
+    let query = "SELECT kpart, next_offset FROM sink_partition WHERE topic = $1";
+    read_positions(database, query, &[&topic]).await
 }
 
 /// Positions in the raw topic of this id: those in one that was there before it under its name say nothing.
 async fn source_positions(database: &Client, stream: &str, topic_id: &str) -> Result<BTreeMap<i32, i64>> {
     let query = "SELECT kpart, coalesce(next_source_offset, 0) FROM sink_partition
                  WHERE topic = $1 AND source_topic_id::text = $2";
-    let rows = database
-        .query(query, &[&stream, &topic_id])
-        .await
-        .context("asking for the sink's source positions")?;
+    read_positions(database, query, &[&stream, &topic_id]).await
+}
+
+async fn read_positions(
+    database: &Client,
+    query: &str,
+    values: &[&(dyn ToSql + Sync)],
+) -> Result<BTreeMap<i32, i64>> {
+    let rows = database.query(query, values).await.context("asking for the sink's positions")?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

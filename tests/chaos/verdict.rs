@@ -50,13 +50,7 @@ pub async fn judge_all(
     acknowledged: &Acknowledged,
     expected: Option<&Incidents>,
 ) -> Result<()> {
-    let lost = lost(system, inputs, acknowledged).await?;
-    ensure!(
-        lost.is_empty(),
-        "{} acknowledged records are neither stored nor quarantined: {}",
-        lost.len(),
-        some(&lost)
-    );
+    judge_both(system, inputs, acknowledged).await?;
     distinct(&system.database().await?).await?;
     if let Some(expected) = expected {
         let found = incidents(system).await?;

@@ -13,6 +13,8 @@
     reason = "prints for people"
 )]
 
+#[path = "matching/sigma.rs"]
+mod sigma;
 #[path = "matching/small.rs"]
 mod small;
 #[path = "matching/windows.rs"]
@@ -20,7 +22,6 @@ mod windows;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use normalise::{Input, event};
@@ -32,8 +33,6 @@ use tidewatch_detection::{Rules, Subject, Taxonomy, load};
 /// Events of each kind; enough that they do not stay in the processor's nearest cache.
 const EVENTS: usize = 4_000;
 const RUN: Duration = Duration::from_secs(2);
-/// The directories of SigmaHQ's rules that are current.
-const CURRENT: [&str; 4] = ["rules", "rules-emerging-threats", "rules-threat-hunting", "rules-compliance"];
 
 fn main() {
     let taxonomy = Taxonomy::shipped().unwrap();
@@ -52,7 +51,8 @@ fn main() {
         time("  normalising alone", || lines.iter().filter(|line| event(&input(line)).is_ok()).count());
     }
     if let Some(folder) = std::env::var_os("TIDEWATCH_SIGMA_DATA").map(PathBuf::from) {
-        let unpacked = unpack(&folder);
+        let archive = File::open(folder.join(sigma::ARCHIVE)).ok();
+        let unpacked = archive.map(sigma::unpacked);
         let directory = unpacked.as_ref().map_or(folder.as_path(), TempDir::path);
         let start = Instant::now();
         let loaded = load(directory, &taxonomy, None).unwrap();
@@ -119,25 +119,4 @@ fn time(what: &str, work: impl Fn() -> usize) -> Option<usize> {
 fn cpu_nanos() -> u64 {
     let schedstat = std::fs::read_to_string("/proc/self/schedstat").unwrap();
     schedstat.split(' ').next().unwrap().parse().unwrap()
-}
-
-/// The current rules of the archive in `folder`, unpacked; none where there is no archive.
-fn unpack(folder: &Path) -> Option<TempDir> {
-    let archive = File::open(folder.join("rules.tar.zst")).ok()?;
-    let directory = tempfile::tempdir().unwrap();
-    let mut tar = Command::new("tar")
-        .args(["x", "-C"])
-        .arg(directory.path())
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("tar is there");
-    zstd::stream::copy_decode(archive, tar.stdin.take().unwrap()).unwrap();
-    assert!(tar.wait().unwrap().success());
-    for other in std::fs::read_dir(directory.path().join("sigma")).unwrap() {
-        let other = other.unwrap();
-        if other.path().is_dir() && !CURRENT.contains(&other.file_name().to_str().unwrap()) {
-            std::fs::remove_dir_all(other.path()).unwrap();
-        }
-    }
-    Some(directory)
 }

@@ -22,6 +22,8 @@ mod rules;
 mod sieve;
 mod signals;
 mod taxonomy;
+#[cfg(test)]
+mod testing;
 mod value;
 mod view;
 

@@ -272,8 +272,9 @@ mod tests {
     use std::path::Path;
 
     use rstest::rstest;
-    use schemas::{Event, Micros};
+    use schemas::Event;
 
+    use crate::testing::plain_event;
     use crate::{Subject, Taxonomy, load_documents};
 
     const RULES: [(&str, &str); 12] = [
@@ -301,26 +302,10 @@ mod tests {
         let loaded = load_documents(Path::new("x.yml"), &text, &Taxonomy::shipped().unwrap());
         assert_eq!(loaded.defects, []);
         let event = Event {
-            index: 0,
-            time: Micros(0),
-            received_at: Micros(0),
-            org: "demo".into(),
             class_uid,
-            activity_id: 0,
-            severity_id: 0,
-            host: None,
-            user: None,
-            src_ip: None,
-            dst_ip: None,
-            src_port: None,
-            dst_port: None,
             source_type: source_type.into(),
-            message: None,
-            repeat: 1,
-            labels: vec![],
             attributes: Some(attributes.into()),
-            flags: 0,
-            event_uid: None,
+            ..plain_event()
         };
         let view = loaded.rules.view(Subject::Event(&event));
         loaded.rules.routed_rules(&view).map(|rule| rule.meta.id.clone()).collect()

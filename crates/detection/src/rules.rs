@@ -408,7 +408,6 @@ fn sieve(detections: &[Detection], rules: &[u32]) -> Sieve {
         .iter()
         .filter_map(|&number| Some((number, detections.get(number as usize)?.matcher.need())))
         .collect();
-    let needs: Vec<(u32, &Need)> = needs.iter().map(|(number, need)| (*number, need)).collect();
     Sieve::new(&needs)
 }
 

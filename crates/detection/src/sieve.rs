@@ -162,7 +162,7 @@ const FAST_TEXT_BYTES: usize = 64 * 1024;
 
 impl Sieve {
     /// A sieve for these rules, each with its need.
-    pub(crate) fn new(rules: &[(u32, &Need)]) -> Self {
+    pub(crate) fn new(rules: &[(u32, Need)]) -> Self {
         let mut popular: AHashMap<&Clue, u64> = AHashMap::new();
         for (_, need) in rules {
             need.each_clue(&mut |clue| *popular.entry(clue).or_default() += 1);
@@ -171,7 +171,8 @@ impl Sieve {
         let cost = |clue: &Clue| popular.get(clue).copied().unwrap_or(1).saturating_mul(commonness(clue));
         let mut always = Vec::new();
         let mut builders: AHashMap<Option<FieldId>, Builder<'_>> = AHashMap::new();
-        for &(rule, need) in rules {
+        for (rule, need) in rules {
+            let rule = *rule;
             let mut sets = need.sets(&cost, MAX_SETS);
             // Beside the first, only what is worth it.
             let mut first = true;

@@ -11,8 +11,8 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::{PATIENCE, kafka, number, options, outgoing, producer, read, send_numbers, topic, until};
-use tidewatch_kafka::{Consumer, KafkaArgs, Outgoing, Start};
+use common::{PATIENCE, kafka, number, options, outgoing, producer, read, send, send_numbers, topic, until};
+use tidewatch_kafka::{Consumer, KafkaArgs, Start};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -218,8 +218,7 @@ async fn a_producer_that_was_told_no_broker_is_alive_sends_on() {
     send_numbers(&producer, &topic, 0, 0..10).await;
 
     proxy.stand_still().await;
-    let later = outgoing(&topic, 0, b"later");
-    let outcome = common::send(&producer, Outgoing { ..later });
+    let outcome = send(&producer, outgoing(&topic, 0, b"later"));
     let outcome = tokio::task::spawn_blocking(move || outcome.recv_timeout(PATIENCE)).await.unwrap();
     assert_eq!(outcome.expect("an outcome in time").expect("it was delivered"), 10);
 }

@@ -9,7 +9,7 @@ const QUERY: i32 = 1;
 
 /// `client @0x7f8a 192.0.2.7#53124 (example.com): view internal: query: example.com IN A +E(0)K (198.51.100.1)`; the time and
 /// category of a log file may stand before it, and what is in parentheses is not always there.
-pub(crate) fn bind<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
+fn bind<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     let (before, query) = message.split_once(": query: ")?;
     let client = before.split_once("client ").filter(|(head, _)| head.is_empty() || head.ends_with(' '))?.1;
     let address = client.split(' ').find(|word| !word.starts_with('@'))?;
@@ -17,7 +17,6 @@ pub(crate) fn bind<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
     let mut words = query.split(' ');
     let (name, of_class, kind) = (words.next()?, words.next()?, words.next()?);
     let mut reading = Reading::of(class::DNS, QUERY);
-    reading.source_type = Some("named");
     reading.src_ip = Some(ip::canonical(address)?);
     reading.src_port = ip::port(port);
     attributes.text("query", name);
@@ -36,7 +35,7 @@ pub(crate) fn bind<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
 }
 
 /// `query[A] example.com from 192.0.2.7`, a number and the client before it where dnsmasq logs more.
-pub(crate) fn dnsmasq<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
+fn dnsmasq<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     let (_, rest) = message.split_once("query[")?;
     let (kind, rest) = rest.split_once("] ")?;
     let (name, client) = rest.split_once(" from ")?;
@@ -52,7 +51,7 @@ pub(crate) fn bind_file<'m>(line: &'m str, attributes: &mut Attributes) -> Optio
     let (stamp, rest) = line.split_at_checked(24)?;
     let stamp = crate::time::bind(stamp)?;
     let reading = bind(rest.trim_start(), attributes)?;
-    Some(Reading { time: Some(stamp.micros), ..reading })
+    Some(Reading { source_type: Some("named"), time: Some(stamp.micros), ..reading })
 }
 
 /// Reads a message of a DNS server; one that is no query says no more than where it comes from.

@@ -14,12 +14,21 @@ pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
         true => ("", message),
         false => message.split_once(" IN=").map(|(prefix, _)| message.split_at(prefix.len()))?,
     };
-    let field = |name: &str| {
-        let of_name = |word: &&'m str| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
-        let value = fields.split(' ').find(of_name)?.get(name.len() + 1..)?;
-        Some(value).filter(|value| !value.is_empty())
-    };
-    let (source, target) = (field("SRC")?, field("DST")?);
+    let [
+        input,
+        output,
+        mac,
+        source,
+        target,
+        protocol,
+        source_port,
+        target_port,
+        length,
+        ttl,
+        icmp_type,
+        icmp_code,
+    ] = values(fields);
+    let (source, target) = (source?, target?);
     let mut reading = Reading::of(class::NETWORK, TRAFFIC);
     reading.source_type = Some("iptables");
     reading.src_ip = ip::canonical(source);
@@ -27,8 +36,8 @@ pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
     if reading.src_ip.is_none() || reading.dst_ip.is_none() {
         return None;
     }
-    reading.src_port = field("SPT").and_then(ip::port);
-    reading.dst_port = field("DPT").and_then(ip::port);
+    reading.src_port = source_port.and_then(ip::port);
+    reading.dst_port = target_port.and_then(ip::port);
 
     // The time since the kernel's start stands before the label.
     let label = match prefix.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -45,15 +54,17 @@ pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
         }
     }
     attributes.optional("rule", Some(label).filter(|label| !label.is_empty()));
-    attributes.optional("in_interface", field("IN"));
-    attributes.optional("out_interface", field("OUT"));
-    attributes.optional("mac", field("MAC"));
-    if let Some(protocol) = field("PROTO") {
+    attributes.optional("in_interface", input);
+    attributes.optional("out_interface", output);
+    attributes.optional("mac", mac);
+    if let Some(protocol) = protocol {
         attributes.text("protocol", &protocol.to_ascii_lowercase());
     }
-    for (name, shown) in [("LEN", "length"), ("TTL", "ttl"), ("TYPE", "icmp_type"), ("CODE", "icmp_code")] {
-        if let Some(value) = field(name) {
-            attributes.digits(shown, value);
+    for (name, value) in
+        [("length", length), ("ttl", ttl), ("icmp_type", icmp_type), ("icmp_code", icmp_code)]
+    {
+        if let Some(value) = value {
+            attributes.digits(name, value);
         }
     }
     let is_flag =
@@ -63,6 +74,22 @@ pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
         attributes.text("tcp_flags", &flags.join(" "));
     }
     Some(reading)
+}
+
+/// The fields that are read. Of UDP the length stands there twice: that of the packet comes first and counts.
+const NAMES: [&str; 12] =
+    ["IN", "OUT", "MAC", "SRC", "DST", "PROTO", "SPT", "DPT", "LEN", "TTL", "TYPE", "CODE"];
+
+/// Values of these, as they stand there first; none where that is empty.
+fn values(fields: &str) -> [Option<&str>; NAMES.len()] {
+    let mut values = [None; NAMES.len()];
+    for (name, value) in fields.split(' ').filter_map(|word| word.split_once('=')) {
+        let known = NAMES.iter().zip(&mut values).find(|(known, _)| **known == name);
+        if let Some((_, slot)) = known {
+            slot.get_or_insert(value);
+        }
+    }
+    values.map(|value| value.filter(|value| !value.is_empty()))
 }
 
 /// What the label says has become of the packet.

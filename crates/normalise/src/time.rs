@@ -117,6 +117,15 @@ impl<'a> Cursor<'a> {
         Some(at as i64 + 1)
     }
 
+    /// `10/Oct/2000` with that separator: microseconds from 1970 to its start.
+    fn day_first(&mut self, separator: &[u8]) -> Option<i64> {
+        let day = self.number(2)?;
+        self.one_of(separator)?;
+        let month = self.month()?;
+        self.one_of(separator)?;
+        day_start(self.number(4)?, month, day)
+    }
+
     /// A day of the month of one or two digits, a blank in front of a single one.
     fn day(&mut self) -> Option<i64> {
         self.one_of(b" ");
@@ -189,30 +198,22 @@ pub(crate) fn iso(cursor: &mut Cursor<'_>) -> Option<Time> {
 /// `10/Oct/2000:13:55:36 -0700`, the whole text.
 pub(crate) fn access(text: &str) -> Option<Time> {
     let mut cursor = Cursor { rest: text.as_bytes() };
-    let day = cursor.number(2)?;
-    cursor.one_of(b"/")?;
-    let month = cursor.month()?;
-    cursor.one_of(b"/")?;
-    let year = cursor.number(4)?;
+    let day = cursor.day_first(b"/")?;
     cursor.one_of(b":")?;
     let (clock, exact) = cursor.clock(false)?;
     cursor.one_of(b" ");
     let east = cursor.zone()?;
-    let micros = day_start(year, month, day)? + clock - east;
+    let micros = day + clock - east;
     cursor.rest.is_empty().then_some(Time { micros: Micros(micros), exact })
 }
 
 /// `21-Nov-2025 09:05:07.123` in UTC, as BIND writes it, the whole text.
 pub(crate) fn bind(text: &str) -> Option<Time> {
     let mut cursor = Cursor { rest: text.as_bytes() };
-    let day = cursor.number(2)?;
-    cursor.one_of(b"-")?;
-    let month = cursor.month()?;
-    cursor.one_of(b"-")?;
-    let year = cursor.number(4)?;
+    let day = cursor.day_first(b"-")?;
     cursor.one_of(b" ")?;
     let (clock, exact) = cursor.clock(false)?;
-    let micros = day_start(year, month, day)? + clock;
+    let micros = day + clock;
     cursor.rest.is_empty().then_some(Time { micros: Micros(micros), exact })
 }
 

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 use tidewatch_dev::{Backends, Kafka, Postgres, Service};
 
-use crate::scenarios::kafka::fenced_at_most;
+use crate::scenarios::kafka::deaths_explained;
 use crate::session::{RATE, Session};
 use crate::system::{System, Wishes};
 
@@ -72,7 +72,7 @@ pub async fn loses_brokers(session: &Session) -> Result<()> {
     let both = async { tokio::try_join!(second.restart(), third.restart()).map(drop) };
     system.supervise(both).await?;
     session.conclude(&mut system, feed).await?;
-    fenced_at_most(&system)?;
+    deaths_explained(&system)?;
     system.stop().await?;
     postgres.kill().await?;
     Ok(())

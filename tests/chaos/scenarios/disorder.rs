@@ -15,7 +15,7 @@ use tidewatch_dev::Service;
 
 use crate::input::{Input, Lines, sender};
 use crate::session::Session;
-use crate::system::{System, Wishes};
+use crate::system::{CONSUMERS, System, Wishes, nameless};
 use crate::verdict::{self, Incidents};
 
 /// One rule of each kind.
@@ -140,8 +140,7 @@ impl Plan {
         let mut environment: Vec<(Service, &'static str, String)> =
             [Service::Detect, Service::Correlate].map(|of| (of, "TIDEWATCH_RULES", rules.clone())).to_vec();
         if !named {
-            let nameless = CONSUMERS.map(|service| (service, "TIDEWATCH_INSTANCE_ID", String::new()));
-            environment.extend(nameless);
+            environment.extend(nameless());
         }
         environment.extend(failpoints.into_iter().map(|(service, points)| (service, "FAILPOINTS", points)));
         Wishes { environment, ..Wishes::default() }
@@ -215,8 +214,6 @@ async fn until(system: &mut System, wanted: impl Fn(&Incidents) -> bool) -> Resu
         system.pass(Duration::from_millis(200)).await?;
     }
 }
-
-const CONSUMERS: [Service; 4] = [Service::Enrich, Service::Detect, Service::Correlate, Service::Sink];
 
 struct Faults {
     /// For a person.

@@ -30,14 +30,14 @@ pub async fn killed(session: &Session) -> Result<()> {
         system.supervise(restart).await?;
     }
     session.conclude(&mut system, feed).await?;
-    fenced_at_most(&system)?;
+    deaths_explained(&system)?;
     system.stop().await
 }
 
 /// What a broker that comes back may do to an instance, which says so, ends, and is started again: a coordinator that has
 /// lost its memory, or reads a request that its sender has given up, takes it for its own double; or its client has been told
 /// that no broker is alive, and never connects again. Nothing else has died.
-pub fn fenced_at_most(system: &System) -> Result<()> {
+pub fn deaths_explained(system: &System) -> Result<()> {
     for name in &system.deaths {
         let log = std::fs::read_to_string(system.log(name)).context("reading the log of what has died")?;
         let known =
@@ -57,7 +57,7 @@ pub async fn paused(session: &Session) -> Result<()> {
     system.pass(Duration::from_secs(20)).await?;
     own.kafka.process().signal(Signal::SIGCONT)?;
     session.conclude(&mut system, feed).await?;
-    fenced_at_most(&system)?;
+    deaths_explained(&system)?;
     system.stop().await
 }
 

@@ -8,9 +8,8 @@ use rand::seq::IndexedRandom;
 use tidewatch_dev::Service;
 
 use crate::session::{RATE, Session};
-use crate::system::Wishes;
+use crate::system::{CONSUMERS, Wishes, nameless};
 
-const CONSUMERS: [Service; 4] = [Service::Enrich, Service::Detect, Service::Correlate, Service::Sink];
 /// Instances of one service beside the first.
 const MOST: usize = 2;
 
@@ -25,8 +24,7 @@ pub async fn ten_seconds(session: &Session) -> Result<()> {
 async fn come_and_go(session: &Session, name: &str, time: Duration) -> Result<()> {
     let mut rng = session.rng(name);
     // Without names an instance's partitions move as it ends.
-    let environment = CONSUMERS.map(|service| (service, "TIDEWATCH_INSTANCE_ID", String::new())).to_vec();
-    let mut system = session.system(Wishes { environment, ..Wishes::default() }).await?;
+    let mut system = session.system(Wishes { environment: nameless(), ..Wishes::default() }).await?;
     let records = session.input.records() as f64 / session.input.files().len() as f64;
     let rate = (records / time.as_secs_f64()).ceil() as u32;
     let feed = system.feed_without_keys(&session.input, rate.min(RATE))?;

@@ -5,32 +5,18 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use schemas::{Event, Micros};
+use schemas::Event;
 
+use crate::testing::plain_event;
 use crate::{Rules, Subject, Taxonomy, load_documents};
 
 fn event(message: Option<String>, attributes: String) -> Event<'static> {
     Event {
-        index: 0,
-        time: Micros(0),
-        received_at: Micros(0),
-        org: "demo".into(),
         class_uid: 4002,
-        activity_id: 0,
-        severity_id: 0,
-        host: None,
-        user: None,
-        src_ip: None,
-        dst_ip: None,
-        src_port: None,
-        dst_port: None,
         source_type: "web_access".into(),
         message: message.map(Into::into),
-        repeat: 1,
-        labels: vec![],
         attributes: Some(attributes.into()),
-        flags: 0,
-        event_uid: None,
+        ..plain_event()
     }
 }
 

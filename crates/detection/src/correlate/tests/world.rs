@@ -8,6 +8,7 @@ use schemas::{Event, EventBatch, Micros, SignalBatch, Source, Stream};
 use uuid::Uuid;
 
 use super::Incidents;
+use crate::testing::plain_event;
 use crate::{Correlator, Rules, Taxonomy, When, load_documents};
 
 pub(super) const SECOND: i64 = 1_000_000;
@@ -46,23 +47,14 @@ fn event(index: usize, seen: &Seen) -> Event<'static> {
         index: i32::try_from(index).unwrap(),
         time: Micros(seen.time),
         received_at: Micros(seen.time),
-        org: "demo".into(),
-        class_uid: 0,
-        activity_id: 0,
         severity_id: 2,
         host: Some(format!("h{}", seen.host).into()),
         user: Some(format!("u{}", seen.user).into()),
         src_ip: Some(format!("192.0.2.{}", seen.address).into()),
-        dst_ip: None,
-        src_port: None,
-        dst_port: None,
         source_type: "sshd".into(),
-        message: None,
         repeat: seen.weight,
-        labels: vec![],
         attributes: Some(format!(r#"{{"kind":"{}"}}"#, seen.kind).into()),
-        flags: 0,
-        event_uid: None,
+        ..plain_event()
     }
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Broker, Statistics};
 
 use crate::args::KafkaArgs;
 use crate::context::Quiet;
@@ -44,12 +44,9 @@ struct Unconnected {
 
 impl Brokers {
     pub(crate) fn hear(&self, statistics: &Statistics, now: Instant) {
-        let real = |source: &str| !matches!(source, "logical" | "internal");
-        let mut brokers = statistics.brokers.values().filter(|broker| real(&broker.source)).peekable();
-        self.none.store(brokers.peek().is_none(), Ordering::Release);
-        let connected = brokers.any(|broker| matches!(broker.state.as_str(), "UP" | "REAUTH"));
+        self.none.store(real(statistics).next().is_none(), Ordering::Release);
         let mut unconnected = self.unconnected.lock();
-        if connected {
+        if connected(statistics) > 0 {
             *unconnected = None;
         } else if unconnected.is_none() {
             *unconnected = Some(Unconnected { since: now, compared: None, answered: false });
@@ -100,6 +97,18 @@ impl Brokers {
     }
 }
 
+/// The brokers that can be asked and fetched from. The connection to a group's coordinator is one more to a broker that
+/// is among them: it may stand while they are all lost.
+fn real(statistics: &Statistics) -> impl Iterator<Item = &Broker> {
+    let brokers = statistics.brokers.values();
+    brokers.filter(|broker| !matches!(broker.source.as_str(), "logical" | "internal"))
+}
+
+/// How many of them are connected.
+pub(crate) fn connected(statistics: &Statistics) -> usize {
+    real(statistics).filter(|broker| matches!(broker.state.as_str(), "UP" | "REAUTH")).count()
+}
+
 /// Whether the brokers answer a client that is made for the question.
 fn answers_anew(args: &KafkaArgs) -> bool {
     let client = args.client_config("tidewatch-probe").create_with_context(Quiet::default());
@@ -128,7 +137,6 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::statistics::Broker;
     use rstest::rstest;
 
     use super::*;
@@ -142,14 +150,20 @@ mod tests {
     }
 
     #[rstest]
-    #[case(&[("configured", "INIT")], false)]
-    #[case(&[("learned", "UP"), ("logical", "UP"), ("internal", "UP")], false)]
-    #[case(&[("logical", "UP"), ("internal", "UP")], true)]
-    #[case(&[], true)]
-    fn the_coordinator_alone_is_no_broker_to_ask(#[case] known: &[(&str, &str)], #[case] none: bool) {
-        let brokers = Brokers::default();
-        brokers.hear(&statistics(known), Instant::now());
-        assert_eq!(brokers.none.load(Ordering::Acquire), none);
+    #[case(&[("configured", "INIT")], false, 0)]
+    #[case(&[("configured", "UP"), ("learned", "DOWN")], false, 1)]
+    #[case(&[("learned", "UP"), ("logical", "UP"), ("internal", "UP")], false, 1)]
+    #[case(&[("learned", "DOWN"), ("logical", "UP"), ("internal", "UP")], false, 0)]
+    #[case(&[("logical", "UP"), ("internal", "UP")], true, 0)]
+    #[case(&[], true, 0)]
+    fn the_coordinator_alone_is_no_broker_to_ask(
+        #[case] known: &[(&str, &str)],
+        #[case] none: bool,
+        #[case] up: usize,
+    ) {
+        let (brokers, statistics) = (Brokers::default(), statistics(known));
+        brokers.hear(&statistics, Instant::now());
+        assert_eq!((brokers.none.load(Ordering::Acquire), connected(&statistics)), (none, up));
     }
 
     /// Seconds, and what happens: what the statistics say, or how a new client fared.

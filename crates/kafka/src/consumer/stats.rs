@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use rdkafka::statistics::Statistics;
 
 use super::assignment::Assignment;
+use crate::brokers;
 use crate::record::TopicPartition;
 
 /// Counts since the consumer was started, and what librdkafka last said of the world.
@@ -23,7 +24,7 @@ pub struct ConsumerStats {
     pub failed_commits: u64,
     /// Times that reading was paused because nothing was taken.
     pub backpressure_pauses: u64,
-    /// Brokers connected; `None` before the first statistics.
+    /// Brokers connected, the group's coordinator not counted; `None` before the first statistics.
     pub brokers_up: Option<usize>,
     /// The partitions assigned, as of the last statistics.
     pub partitions: Vec<PartitionStats>,
@@ -92,8 +93,7 @@ impl Counters {
 
     /// Takes what matters from the client's statistics, which hold every broker and partition of the cluster.
     pub(super) fn hear(&self, statistics: &Statistics, assignment: &Assignment) {
-        let brokers_up =
-            statistics.brokers.values().filter(|broker| broker.nodeid >= 0 && broker.state == "UP").count();
+        let brokers_up = brokers::connected(statistics);
         let known = |offset: i64| (offset >= 0).then_some(offset);
         let mut partitions = Vec::new();
         for (name, topic) in &statistics.topics {

@@ -4,6 +4,7 @@
 //! replaced behind them.
 
 mod bounds;
+mod compile;
 mod condition;
 mod correlation;
 mod filter;

@@ -4,7 +4,7 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use rsigma_parser::value::{SpecialChar, StringPart};
 use rsigma_parser::{Detection, DetectionItem, Modifier, SigmaRule, SigmaValue};
 
-use super::Refusal;
+use super::{Refusal, compile};
 
 /// Bytes of a document; the largest of SigmaHQ's has 295,078.
 const MAX_DOCUMENT_BYTES: usize = 512 * 1024;
@@ -141,9 +141,11 @@ impl Sizes<'_> {
             self.values = self.values.saturating_add(1);
             return self.check(None);
         };
-        let dashes = string.original.matches('-').count();
         let variants = match modifiers.contains(&Modifier::WindAsh) {
-            true => 5usize.saturating_pow(u32::try_from(dashes).unwrap_or(u32::MAX)),
+            true => {
+                let dashes = compile::with_dashes(&string.original).matches('-').count();
+                5usize.saturating_pow(u32::try_from(dashes).unwrap_or(u32::MAX))
+            }
             false => 1,
         };
         self.values = self.values.saturating_add(variants);

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use rsigma_eval::compile_rule;
 use rsigma_parser::{ConditionExpr, Detection, DetectionItem, SigmaRule, SigmaValue};
 
 use super::Matcher as _;
+use super::compile;
 use super::condition::Condition;
 use super::rsigma::Program;
 use crate::outline::{Found, Outline, Part, Selection, Stated, Test, Verdict};
@@ -112,7 +112,7 @@ fn alone(rule: &SigmaRule, test: &Detection, fields: &Fields) -> Option<Program>
     rule.detection.named = HashMap::from([(NAME.to_owned(), test.clone())]);
     rule.detection.conditions = vec![ConditionExpr::Identifier(NAME.to_owned())];
     rule.detection.condition_strings = vec![NAME.to_owned()];
-    Program::with_known_fields(compile_rule(&rule).ok()?, fields).ok()
+    Program::with_known_fields(compile::compile(&rule).ok()?, fields).ok()
 }
 
 /// As rules write it.

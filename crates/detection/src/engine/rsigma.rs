@@ -7,14 +7,13 @@
 use std::borrow::Cow;
 
 use rsigma_eval::{
-    CompiledDetection, CompiledMatcher, CompiledRule, Event, EventValue, compile_rule,
-    compiler::eval_condition,
+    CompiledDetection, CompiledMatcher, CompiledRule, Event, EventValue, compiler::eval_condition,
 };
 use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, bounds, correlation, filter, outline, text};
+use super::{Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, text};
 use crate::attributes::MAX_NAMES;
 use crate::need::Need;
 use crate::outline::Outline;
@@ -169,7 +168,7 @@ impl Program {
         fields: &mut Fields,
         taxonomy: &Taxonomy,
     ) -> Result<Self, Refusal> {
-        let compiled = compile_rule(rule).map_err(|error| Refusal::new(error.to_string()))?;
+        let compiled = compile::compile(rule)?;
         for detection in compiled.detections.values() {
             intern(detection, fields, taxonomy);
         }
@@ -321,8 +320,17 @@ impl Item {
             Some(Value::Str(value)) => text::matches(&self.matcher, &value)
                 .unwrap_or_else(|| self.matcher.matches(&EventValue::Str(value), &Adapter(event))),
             Some(value) => self.matcher.matches(&EventValue::from(value), &Adapter(event)),
-            None => matches!(self.matcher, CompiledMatcher::Null),
+            None => is_null(&self.matcher),
         }
+    }
+}
+
+/// Whether a field that is absent matches: null, alone or as one of several values.
+fn is_null(matcher: &CompiledMatcher) -> bool {
+    match matcher {
+        CompiledMatcher::Null => true,
+        CompiledMatcher::AnyOf(parts) => parts.iter().any(is_null),
+        _ => false,
     }
 }
 

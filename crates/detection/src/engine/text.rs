@@ -120,9 +120,10 @@ fn has_regex(matcher: &CompiledMatcher) -> bool {
 mod tests {
     use proptest::prelude::*;
     use rsigma_eval::event::JsonEvent;
-    use rsigma_eval::{CompiledDetection, EventValue, compile_rule};
+    use rsigma_eval::{CompiledDetection, EventValue};
     use rsigma_parser::parse_sigma_yaml;
 
+    use super::super::compile;
     use super::*;
 
     fn matcher(modifiers: &str, values: &[String]) -> CompiledMatcher {
@@ -131,7 +132,7 @@ mod tests {
             "title: x\nid: x\nlogsource: {{category: x}}\ndetection:\n  s:\n    a{modifiers}: {values}\n  condition: s\n"
         );
         let rule = parse_sigma_yaml(&rule).unwrap().rules.remove(0);
-        let compiled = compile_rule(&rule).unwrap();
+        let compiled = compile::compile(&rule).unwrap();
         let Some(CompiledDetection::AllOf(items)) = compiled.detections.get("s") else { panic!() };
         items[0].matcher.clone()
     }

@@ -104,9 +104,18 @@ fn real(statistics: &Statistics) -> impl Iterator<Item = &Broker> {
     brokers.filter(|broker| !matches!(broker.source.as_str(), "logical" | "internal"))
 }
 
+fn is_up(broker: &Broker) -> bool {
+    matches!(broker.state.as_str(), "UP" | "REAUTH")
+}
+
 /// How many of them are connected.
 pub(crate) fn connected(statistics: &Statistics) -> usize {
-    real(statistics).filter(|broker| matches!(broker.state.as_str(), "UP" | "REAUTH")).count()
+    real(statistics).filter(|broker| is_up(broker)).count()
+}
+
+/// Whether the one of this id is.
+pub(crate) fn is_connected(statistics: &Statistics, id: i32) -> bool {
+    real(statistics).any(|broker| broker.nodeid == id && is_up(broker))
 }
 
 /// Whether the brokers answer a client that is made for the question.

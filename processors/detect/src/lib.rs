@@ -12,6 +12,7 @@ mod live;
 mod matching;
 mod resume;
 mod run;
+mod upstream;
 mod watermarks;
 
 pub use config::Config;

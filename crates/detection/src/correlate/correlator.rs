@@ -435,8 +435,13 @@ impl Correlator {
         self.publish(When::Changed, Micros(0), &mut |_| {});
     }
 
-    /// Drops the groups whose last signal was appended longer before `now_ms` than any signal of theirs may be late.
+    /// Drops the groups whose last signal was appended longer before `now_ms` than any signal of theirs may be late; of a
+    /// source that is behind, more may come as much later.
     pub fn expire(&mut self, now_ms: i64) {
+        let behind_ms = match self.watermark {
+            i64::MIN => 0,
+            time => now_ms.saturating_sub(time / 1_000).max(0),
+        };
         let (rules, slots) = (&self.rules, &self.slots);
         self.groups.retain(|glance| {
             let timespan = match slots.get(glance.slot).map(|slot| slot.counted) {
@@ -447,7 +452,7 @@ impl Correlator {
                     _ => return false,
                 },
             };
-            let keep_ms = timespan.saturating_add(ALLOWED_LATENESS) / 1_000;
+            let keep_ms = (timespan.saturating_add(ALLOWED_LATENESS) / 1_000).saturating_add(behind_ms);
             glance.queued || glance.undecided || now_ms.saturating_sub(glance.touched) <= keep_ms
         });
     }

@@ -24,7 +24,8 @@ pub struct ConsumerStats {
     pub failed_commits: u64,
     /// Times that reading was paused because nothing was taken.
     pub backpressure_pauses: u64,
-    /// Brokers connected, the group's coordinator not counted; `None` before the first statistics.
+    /// Brokers connected, the group's coordinator not counted, by the member that has fewest; `None` before the first
+    /// statistics.
     pub brokers_up: Option<usize>,
     /// The partitions assigned, as of the last statistics.
     pub partitions: Vec<PartitionStats>,
@@ -39,7 +40,10 @@ impl ConsumerStats {
         self.rebalances += other.rebalances;
         self.failed_commits += other.failed_commits;
         self.backpressure_pauses += other.backpressure_pauses;
-        self.brokers_up = self.brokers_up.max(other.brokers_up);
+        self.brokers_up = match (self.brokers_up, other.brokers_up) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
         self.partitions.extend(other.partitions);
         self
     }
@@ -52,8 +56,8 @@ pub struct PartitionStats {
     pub partition: TopicPartition,
     /// The next offset to hand over; `None` before the first record.
     pub position: Option<i64>,
-    /// The offset after the last record that can be read; `None` before the first fetch. Lag is the difference to
-    /// what the owner has finished.
+    /// The offset after the last record that can be read; `None` before the first fetch, and while the broker that it is
+    /// fetched from is not connected. Lag is the difference to what the owner has finished.
     pub end: Option<i64>,
 }
 
@@ -100,7 +104,9 @@ impl Counters {
             for (number, partition) in &topic.partitions {
                 let at = TopicPartition::new(name.as_str(), *number);
                 if assignment.contains(&at) {
-                    let (position, end) = (known(partition.app_offset), known(partition.ls_offset));
+                    let position = known(partition.app_offset);
+                    let end = known(partition.ls_offset)
+                        .filter(|_| brokers::is_connected(statistics, partition.broker));
                     partitions.push(PartitionStats { partition: at, position, end });
                 }
             }

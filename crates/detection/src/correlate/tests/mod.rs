@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use schemas::{EventRef, IncidentChange, Micros, Pair, Signal, SignalBatch, Source, Window};
+use schemas::{EventRef, IncidentChange, Micros, Pair, Signal, SignalBatch, Source, Watermark, Window};
 use uuid::Uuid;
 
 use super::{ALLOWED_LATENESS, Correlator, EVIDENCE_EACH_END, When};
@@ -404,6 +404,31 @@ fn groups_that_nothing_can_reach_any_more_are_dropped() {
     correlator.expire(1_000_000 + (60 + 300) * 1_000);
     assert_eq!(correlator.groups(), 1);
     correlator.expire(1_000_001 + (60 + 300) * 1_000);
+    assert_eq!(correlator.groups(), 0);
+}
+
+#[test]
+fn groups_wait_for_a_source_that_is_behind() {
+    let minutes = |minutes: i64| 1_700_000_000_000 + minutes * 60_000;
+    let mut correlator = Correlator::new(rules("60s", 3));
+    let tell = |correlator: &mut Correlator, partition: i32, event_ms: i64, appended_ms: i64| {
+        let source = Source { topic_id: Uuid::from_u128(7), partition, from: 0, offset: 0 };
+        let event_time = Micros(event_ms * 1_000);
+        correlator
+            .watermark(&Watermark { stream: "events".into(), source, event_time, idle: false }, appended_ms);
+    };
+    let at = |ms: i64| Seen { time: ms * 1_000, ..burst(1, 1)[0] };
+    let early = vec![numbered(0, &at(minutes(0))), numbered(1, &at(minutes(0) + 1))];
+    correlator.apply(&batch(0, early), minutes(0));
+    tell(&mut correlator, 1, minutes(-1), minutes(9));
+    tell(&mut correlator, 0, minutes(9), minutes(9));
+    correlator.expire(minutes(9));
+    let applied = correlator.apply(&batch(1, vec![numbered(2, &at(minutes(0) + 2))]), minutes(10));
+    assert_eq!(applied.fired, 1, "{applied:?}");
+    tell(&mut correlator, 1, minutes(17), minutes(17));
+    tell(&mut correlator, 0, minutes(17), minutes(17));
+    correlator.publish(When::Changed, Micros(0), &mut |_| {});
+    correlator.expire(minutes(17));
     assert_eq!(correlator.groups(), 0);
 }
 

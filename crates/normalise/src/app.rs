@@ -93,6 +93,10 @@ pub(crate) fn read<'m>(app: &str, message: &'m str, attributes: &mut Attributes)
         "named" | "dnsmasq" => Some(dns::read(app, message, attributes)),
         "kernel" => kernel(message, attributes),
         "audispd" | "audisp-syslog" | "auditd" | "audit" => auditd::read(message, attributes),
+        // These name files and users, which may look like an access line; they write none.
+        "clamd" | "freshclam" | "guacd" | "vsftpd" => {
+            Some(pam::read(message, attributes).unwrap_or_default())
+        }
         _ => {
             let reading = pam::read(message, attributes).or_else(|| access::read(message, attributes));
             match source_type(app) {

@@ -91,8 +91,12 @@ pub(crate) fn read<'m>(app: &str, message: &'m str, attributes: &mut Attributes)
         "sshd" | "sshd-session" | "sshd-auth" => Some(sshd::read(message, attributes)),
         "sudo" => Some(sudo::read(message, attributes)),
         "named" | "dnsmasq" => Some(dns::read(app, message, attributes)),
-        "kernel" => netfilter::read(message, attributes).or_else(|| auditd::read(message, attributes)),
+        "kernel" => kernel(message, attributes),
         "audispd" | "audisp-syslog" | "auditd" | "audit" => auditd::read(message, attributes),
+        // These name files and users, which may look like an access line; they write none.
+        "clamd" | "freshclam" | "guacd" | "vsftpd" => {
+            Some(pam::read(message, attributes).unwrap_or_default())
+        }
         _ => {
             let reading = pam::read(message, attributes).or_else(|| access::read(message, attributes));
             match source_type(app) {
@@ -103,6 +107,18 @@ pub(crate) fn read<'m>(app: &str, message: &'m str, attributes: &mut Attributes)
             }
         }
     }
+}
+
+/// Reads a message of the kernel; the time since its start may stand before it: `[   12.345678] `.
+fn kernel<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
+    let message = match message.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((uptime, rest)) if uptime.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => {
+            rest.trim_start()
+        }
+        _ => message,
+    };
+    // A record is known by its start; the fields of a packet stand anywhere, also inside a record.
+    auditd::read(message, attributes).or_else(|| netfilter::read(message, attributes))
 }
 
 /// Kind of source of programs whose messages have no reader of their own.

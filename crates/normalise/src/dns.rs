@@ -38,7 +38,8 @@ fn bind<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>
 fn dnsmasq<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     let (_, rest) = message.split_once("query[")?;
     let (kind, rest) = rest.split_once("] ")?;
-    let (name, client) = rest.split_once(" from ")?;
+    // The name is whatever was asked for, and may hold blanks.
+    let (name, client) = rest.rsplit_once(" from ")?;
     let mut reading = Reading::of(class::DNS, QUERY);
     reading.src_ip = Some(ip::canonical(client.trim_end())?);
     attributes.text("query", name);

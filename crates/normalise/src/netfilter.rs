@@ -8,12 +8,14 @@ use crate::ip;
 const REFUSE: i32 = 5;
 const TRAFFIC: i32 = 6;
 
-/// Reads the kernel's line; none, and nothing added, for anything else.
+/// Reads the kernel's line without the time since its start; none, and nothing added, for anything else.
 pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     let (prefix, fields) = match message.starts_with("IN=") {
         true => ("", message),
         false => message.split_once(" IN=").map(|(prefix, _)| message.split_at(prefix.len()))?,
     };
+    // An ICMP error quotes the packet that it is about: `TYPE=3 CODE=3 [SRC=… DPT=33434 ]`.
+    let fields = fields.split_once(" [").map_or(fields, |(own, _)| own);
     let [
         input,
         output,
@@ -39,14 +41,7 @@ pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<
     reading.src_port = source_port.and_then(ip::port);
     reading.dst_port = target_port.and_then(ip::port);
 
-    // The time since the kernel's start stands before the label.
-    let label = match prefix.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((uptime, rest)) if uptime.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => {
-            rest
-        }
-        _ => prefix,
-    };
-    let label = label.trim().trim_matches(['[', ']', ':']).trim_end();
+    let label = prefix.trim().trim_matches(['[', ']', ':']).trim_end();
     if let Some(action) = action(label) {
         attributes.text("action", action);
         if action == "blocked" {

@@ -10,7 +10,8 @@ use crate::ip;
 /// the module in front, as older syslogs have it in the tag.
 pub(crate) fn read<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     let text = match message.strip_prefix("pam_") {
-        Some(rest) => rest.split_once("): ").map(|(_, text)| text)?,
+        // The module's name has no blank: what follows it in the line may be anything.
+        Some(rest) => rest.split_once("): ").filter(|(module, _)| !module.contains(' '))?.1,
         None => message,
     };
     if let Some(fields) = text.strip_prefix("authentication failure; ") {

@@ -10,7 +10,7 @@ use crate::draft::Draft;
 use crate::input::Input;
 use crate::syslog::{self, Header};
 use crate::time::{self, Cursor};
-use crate::{access, apache_error, auditd, dns, event_json, json, severity};
+use crate::{access, apache_error, auditd, dns, event_json, ip, json, severity};
 
 /// Reads a line of any format.
 pub(crate) fn read<'a>(text: &'a str, input: &Input<'_>) -> Draft<'a> {
@@ -23,9 +23,10 @@ pub(crate) fn read<'a>(text: &'a str, input: &Input<'_>) -> Draft<'a> {
         }
         // An element of a JSON array of lines.
         Some(b'"') if input.format == "json" => match json::string(line.trim()) {
-            Some(Cow::Borrowed(inner)) => return plain(inner, input),
+            // With a quote inside it only looks like one: `"shop" 192.0.2.7 - - [… "curl"`.
+            Some(Cow::Borrowed(inner)) if !inner.contains('"') => return plain(inner, input),
             Some(Cow::Owned(inner)) => return plain(&inner, input).into_owned(),
-            None => {}
+            _ => {}
         },
         _ => {}
     }
@@ -35,20 +36,16 @@ pub(crate) fn read<'a>(text: &'a str, input: &Input<'_>) -> Draft<'a> {
 /// Reads a line that is not JSON.
 fn plain<'a>(line: &'a str, input: &Input<'_>) -> Draft<'a> {
     let received_at = input.received_at;
-    let header =
-        syslog::with_priority(line, received_at).or_else(|| syslog::without_priority(line, received_at));
-    if let Some(header) = header {
-        return of_syslog(header, line, received_at);
-    }
     let mut draft = Draft::new("text", Attributes::default());
-    let reading = match line.as_bytes().first() {
-        Some(b'[') => apache_error::read(line, &mut draft.attributes),
-        Some(b't' | b'n') if line.starts_with("type=") || line.starts_with("node=") => {
-            auditd::read(line, &mut draft.attributes)
+    let mut reading = of_host(line, &mut draft.attributes);
+    if reading.is_none() {
+        let header =
+            syslog::with_priority(line, received_at).or_else(|| syslog::without_priority(line, received_at));
+        if let Some(header) = header {
+            return of_syslog(header, line, received_at);
         }
-        Some(b'0'..=b'3') if line.contains(": query: ") => dns::bind_file(line, &mut draft.attributes),
-        _ => access::read(line, &mut draft.attributes),
-    };
+        reading = of_file(line, &mut draft.attributes);
+    }
     match reading {
         Some(reading) => draft.fill(reading),
         None if input.format == "syslog" => draft.source_type = Cow::Borrowed("syslog"),
@@ -56,6 +53,26 @@ fn plain<'a>(line: &'a str, input: &Input<'_>) -> Draft<'a> {
     }
     draft.message = Some(Cow::Borrowed(line));
     draft
+}
+
+/// Reads an access line whose virtual host looks like a priority: a client may ask for the host `<13>sshd:`.
+fn of_host<'m>(line: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
+    let mut words = line.strip_prefix('<')?.split(' ').skip(1);
+    ip::canonical(words.next()?)?;
+    // Of syslog the program would stand here, and behind it what others send.
+    words.next().filter(|ident| *ident == "-")?;
+    access::read(line, attributes)
+}
+
+/// Reads a line without a syslog header. How it starts is no proof: an access line may start with a virtual host.
+fn of_file<'m>(line: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
+    let reading = match line.as_bytes().first()? {
+        b'[' => apache_error::read(line, attributes),
+        b't' | b'n' => auditd::read(line, attributes),
+        b'0'..=b'3' => dns::bind_file(line, attributes),
+        _ => None,
+    };
+    reading.or_else(|| access::read(line, attributes))
 }
 
 /// The time at the start of a line, or in brackets there.
@@ -132,6 +149,9 @@ fn inner<'m>(
             draft.repeat = draft.repeat.max(repeat);
             return reading.map(|reading| (reading, None));
         }
+    }
+    if let Some(reading) = of_host(message, &mut draft.attributes) {
+        return Some((reading, None));
     }
     let header = match message.as_bytes().first()? {
         b'<' => syslog::with_priority(message, received_at),

@@ -33,7 +33,8 @@ pub fn parse_time(text: &str) -> Option<Micros> {
     parse(text).map(|time| time.micros)
 }
 
-/// A time as text: RFC 3339 (a blank for the `T`, a comma for the point, no zone: all common) or an epoch.
+/// A time as text: RFC 3339 (a blank for the `T` or before the zone, a comma for the point, no zone: all common) or
+/// an epoch.
 pub(crate) fn parse(text: &str) -> Option<Time> {
     let mut cursor = Cursor { rest: text.as_bytes() };
     match iso(&mut cursor) {
@@ -180,9 +181,24 @@ impl<'a> Cursor<'a> {
         let east = hour * HOUR + minute * MINUTE;
         Some(if sign == b'-' { -east } else { east })
     }
+
+    /// ` ±hh:mm` or ` ±hhmm`, the zone behind a blank; none, and nothing read, for anything else.
+    fn zone_apart(&mut self) -> Option<i64> {
+        let text =
+            self.rest.strip_prefix(b" ").filter(|text| text.starts_with(b"+") || text.starts_with(b"-"))?;
+        let mut ahead = Cursor { rest: text };
+        let east = ahead.zone()?;
+        let read = text.len() - ahead.rest.len();
+        // A shorter one may be any number.
+        let whole = matches!(read, 5 | 6) && !ahead.rest.first().is_some_and(u8::is_ascii_digit);
+        whole.then(|| {
+            self.rest = ahead.rest;
+            east
+        })
+    }
 }
 
-/// `2025-11-21T08:30:20.966901Z` and its relatives.
+/// `2025-11-21T08:30:20.966901Z` and its relatives, such as Ruby's `2025-11-21 08:30:20 -0500`.
 pub(crate) fn iso(cursor: &mut Cursor<'_>) -> Option<Time> {
     let year = cursor.number(4)?;
     cursor.one_of(b"-")?;
@@ -191,7 +207,7 @@ pub(crate) fn iso(cursor: &mut Cursor<'_>) -> Option<Time> {
     let day = cursor.number(2)?;
     cursor.one_of(b"Tt ")?;
     let (clock, exact) = cursor.clock(true)?;
-    let east = cursor.zone()?;
+    let east = cursor.zone_apart().or_else(|| cursor.zone())?;
     Some(Time { micros: Micros(day_start(year, month, day)? + clock - east), exact })
 }
 
@@ -312,6 +328,8 @@ mod tests {
     #[case("2025-11-21T08:30:20.9669012Z", "2025-11-21T08:30:20.966901Z", false)]
     #[case("2025-11-21T08:30:20.9669010Z", "2025-11-21T08:30:20.966901Z", true)]
     #[case("2025-11-21T08:30:20+05:30", "2025-11-21T03:00:20Z", true)]
+    #[case("2025-11-21 08:30:20 -0500", "2025-11-21T13:30:20Z", true)]
+    #[case("2025-11-21 08:30:20.5 +05:30", "2025-11-21T03:00:20.5Z", true)]
     #[case("2025-11-21T08:30-0800", "2025-11-21T16:30:00Z", true)]
     #[case("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z", true)]
     #[case("1763713820", "2025-11-21T08:30:20Z", true)]
@@ -339,6 +357,12 @@ mod tests {
             "1.2.3",
             "99999999999999999999",
             "2025-11-21T08:30:20Z ",
+            "2025-11-21 08:30:20 -05",
+            "2025-11-21 08:30:20 -05:",
+            "2025-11-21 08:30:20 -05000",
+            "2025-11-21 08:30:20 -05:000",
+            "2025-11-21 08:30:20 -0560",
+            "2025-11-21 08:30:20  -0500",
             "2025-11-21",
         ] {
             assert_eq!(parse(text), None, "{text}");
@@ -362,6 +386,21 @@ mod tests {
         let time = bsd(&mut cursor, at(received_at)).unwrap();
         assert_eq!(rfc3339(time.micros), expected);
         assert_eq!(cursor.rest, b"");
+    }
+
+    #[rstest]
+    #[case(" -0500 [info]", "2025-11-21T13:30:20Z", " [info]")]
+    #[case(" +0545", "2025-11-21T02:45:20Z", "")]
+    #[case(" -05 items", "2025-11-21T08:30:20Z", " -05 items")]
+    #[case(" -05000", "2025-11-21T08:30:20Z", " -05000")]
+    #[case(" -9999 left", "2025-11-21T08:30:20Z", " -9999 left")]
+    #[case(" 0500", "2025-11-21T08:30:20Z", " 0500")]
+    #[case(" - - -", "2025-11-21T08:30:20Z", " - - -")]
+    fn a_zone_may_follow_one_blank(#[case] after: &str, #[case] expected: &str, #[case] rest: &str) {
+        let text = format!("2025-11-21 08:30:20{after}");
+        let mut cursor = Cursor { rest: text.as_bytes() };
+        assert_eq!(iso(&mut cursor).unwrap().micros, at(expected));
+        assert_eq!(cursor.rest, rest.as_bytes());
     }
 
     #[test]

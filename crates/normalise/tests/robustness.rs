@@ -44,6 +44,8 @@ fn near_misses() -> impl Strategy<Value = String> {
         "<191>1 ",
         "1 ",
         "2025-11-21T08:30:20Z ",
+        "2025-11-21 08:30:20 ",
+        "-0500 ",
         "Nov 21 08:30:20 ",
         "web-1 ",
         "- ",
@@ -53,9 +55,16 @@ fn near_misses() -> impl Strategy<Value = String> {
         "named[7]: ",
         "dnsmasq[7]: ",
         "audispd: ",
+        "clamd[7]: ",
+        "[   12.345678] ",
+        "audit: type=1309 audit(1763712300.300:7): ",
         "type=EXECVE msg=audit(1763712300.300:7): ",
         "node=n ",
         "a0=",
+        "a0[0]=",
+        "a0[1]=",
+        ")",
+        "(",
         "comm=",
         "6361740A",
         "msg='",
@@ -67,6 +76,7 @@ fn near_misses() -> impl Strategy<Value = String> {
         " SRC=",
         " DST=",
         " DPT=",
+        " [SRC=",
         "PROTO=TCP ",
         "client @0x1 ",
         "#53 (a): query: ",
@@ -147,6 +157,7 @@ proptest! {
         let fixtures = concat!(
             include_str!("fixtures/json.txt"), include_str!("fixtures/ecs.txt"), include_str!("fixtures/windows.txt"),
             include_str!("fixtures/syslog.txt"), include_str!("fixtures/access.txt"), include_str!("fixtures/findings.txt"),
+            include_str!("fixtures/audit.txt"), include_str!("fixtures/network.txt"),
         );
         for line in fixtures.lines() {
             check(line.as_bytes().get(..cut).unwrap_or(line.as_bytes()));
@@ -193,6 +204,15 @@ fn ten_thousand_brackets_are_kept_as_text() {
 fn audit_records_within_each_other_are_read_one_deep() {
     let line = format!("type=X msg=audit(1.0:1): {}", "msg='a=".repeat(MAX_EVENT_BYTES / 8));
     check(line.as_bytes());
+}
+
+#[test]
+fn arguments_in_parts_are_read_up_to_the_limit_of_fields() {
+    let parts: String = (0..20_000).map(|part| format!(" a1[{part}]=61")).collect();
+    let line = format!("type=EXECVE msg=audit(1.0:1):{parts}");
+    let event = event(&input(line.as_bytes(), "text")).unwrap();
+    let expected = format!(r#"{{"type":"EXECVE","audit_id":1,"a1":"{}"}}"#, "a".repeat(128));
+    assert_eq!(event.attributes.unwrap(), expected);
 }
 
 #[test]

@@ -370,9 +370,9 @@ impl Sink {
             metrics::KAFKA_COMMITS.with(["ok"]).add(1);
         }
         let stats = self.consumer.stats();
-        match stats.brokers_up {
-            Some(0) => self.kafka.down("no broker is connected"),
-            _ => self.kafka.up(),
+        match kafka::trouble(&stats, None) {
+            Some(reason) => self.kafka.down(reason),
+            None => self.kafka.up(),
         }
         let stored: HashMap<_, _> = positions.into_iter().collect();
         for partition in &stats.partitions {

@@ -38,6 +38,7 @@ mod native;
 mod producer;
 mod queue;
 mod record;
+mod trouble;
 
 pub use admin::{Admin, Committed, TopicSpec, TopicState};
 pub use args::{ClientOption, ClientOptions, InvalidOption, InvalidPrefix, KafkaArgs, TopicPrefix};
@@ -50,3 +51,4 @@ pub use producer::{
     Acks, Completion, FlushTimeout, Outgoing, Producer, ProducerOptions, ProducerStats, SendError,
 };
 pub use record::{Record, TimestampKind, TopicPartition};
+pub use trouble::trouble;

@@ -146,6 +146,8 @@ pub struct ProducerStats {
     pub failed_records: u64,
     /// Records refused because the queue was full.
     pub refused_records: u64,
+    /// For how long records have been in flight and none has been completed.
+    pub stalled: Duration,
 }
 
 /// An idempotent producer (acks=all, lz4, order kept per partition) with a thread of its own for acknowledgements.
@@ -159,6 +161,8 @@ pub struct Producer {
 
 struct Shared {
     counts: Mutex<ProducerStats>,
+    /// When a record was completed last, or taken while none was in flight.
+    progressed: Mutex<Instant>,
     max_buffered_bytes: usize,
     max_buffered_records: usize,
     /// Somebody's record was completed.
@@ -178,6 +182,7 @@ impl Producer {
         let action = || format!("making the producer {}", options.client_id);
         let shared = Arc::new(Shared {
             counts: Mutex::default(),
+            progressed: Mutex::new(Instant::now()),
             // A record within its own limit can always be taken some time.
             max_buffered_bytes: options.max_buffered_bytes.max(options.max_record_bytes),
             max_buffered_records: options.max_buffered_records.max(1),
@@ -318,7 +323,12 @@ impl Producer {
 
     /// Counts, now.
     pub fn stats(&self) -> ProducerStats {
-        *self.shared.counts.lock()
+        let counts = *self.shared.counts.lock();
+        let stalled = match counts.in_flight_records {
+            0 => Duration::ZERO,
+            _ => self.shared.progressed.lock().elapsed(),
+        };
+        ProducerStats { stalled, ..counts }
     }
 
     async fn until(&self, condition: impl Fn() -> bool) {
@@ -371,6 +381,9 @@ impl Shared {
             counts.refused_records += 1;
             return false;
         }
+        if counts.in_flight_records == 0 {
+            *self.progressed.lock() = Instant::now();
+        }
         counts.in_flight_records += 1;
         counts.in_flight_bytes += bytes;
         counts.taken_records += 1;
@@ -389,6 +402,7 @@ impl Shared {
 
     fn complete(&self, bytes: usize, delivered: bool) {
         let mut counts = self.counts.lock();
+        *self.progressed.lock() = Instant::now();
         counts.in_flight_records -= 1;
         counts.in_flight_bytes -= bytes;
         if delivered {

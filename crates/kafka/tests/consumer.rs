@@ -272,6 +272,24 @@ async fn only_assigned_partitions_are_committed() {
 }
 
 #[tokio::test]
+async fn a_note_is_committed_beside_the_positions() {
+    let args = kafka();
+    let topic = topic(&args, "events", 2).await;
+    let admin = Admin::new(&args).unwrap();
+    let at = |partition| TopicPartition::new(topic.as_str(), partition);
+    send_numbers(&producer(&args), &topic, 0, 0..5).await;
+    let consumer = Consumer::start(&args, options(&args, "g", &topic)).unwrap();
+    read(&consumer, Start::Beginning, 5).await;
+    consumer.note(&at(0), "of before".into());
+    consumer.note(&at(0), "as of 4".into());
+    consumer.commit_and_wait(vec![(at(0), 4), (at(1), 0)]).await.unwrap();
+    let committed = admin.committed_with_metadata(&args.group("g"), &[at(0), at(1)]).await.unwrap();
+    let notes: Vec<_> = committed.into_iter().map(|(_, committed)| committed.unwrap().metadata).collect();
+    assert_eq!(notes, ["as of 4", ""]);
+    consumer.close().await;
+}
+
+#[tokio::test]
 async fn statistics_tell_positions_ends_and_brokers() {
     let args = kafka();
     let topic = topic(&args, "events", 2).await;

@@ -24,7 +24,16 @@ pub struct Ticket {
 struct Round {
     under_way: usize,
     /// Set when the round is over: everything before this position has been published.
-    position: Option<i64>,
+    position: Option<Position>,
+}
+
+/// A position to commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Next offset to read.
+    pub offset: i64,
+    /// Signals of before this time are of no use any more to who goes on from there, a horizon aside; if it is known.
+    pub since_ms: Option<i64>,
 }
 
 /// One partition.
@@ -45,6 +54,7 @@ pub struct Lane {
     /// Number of the first of them.
     first_round: u64,
     committed: i64,
+    since_ms: Option<i64>,
 }
 
 impl Lane {
@@ -65,6 +75,7 @@ impl Lane {
             rounds: VecDeque::from([Round::default()]),
             first_round: 0,
             committed: resume.committed,
+            since_ms: resume.since_ms,
         }
     }
 
@@ -126,18 +137,18 @@ impl Lane {
             return;
         }
         let position = self.position;
-        let last = self.rounds.iter().rev().find_map(|round| round.position).unwrap_or(self.committed);
-        if position <= last {
+        let ended = self.rounds.iter().rev().find_map(|round| round.position);
+        if position <= ended.map_or(self.committed, |position| position.offset) {
             return;
         }
         if let Some(open) = self.rounds.back_mut() {
-            open.position = Some(position);
+            open.position = Some(Position { offset: position, since_ms: self.since_ms });
         }
         self.rounds.push_back(Round::default());
     }
 
     /// The position to commit, if it has moved.
-    pub fn take_moved(&mut self) -> Option<i64> {
+    pub fn take_moved(&mut self) -> Option<Position> {
         let mut moved = None;
         while let Some(Round { under_way: 0, position: Some(position) }) = self.rounds.front() {
             moved = Some(*position);
@@ -145,7 +156,7 @@ impl Lane {
             self.first_round += 1;
         }
         if let Some(position) = moved {
-            self.committed = position;
+            self.committed = position.offset;
         }
         moved
     }
@@ -158,6 +169,10 @@ impl Lane {
     /// Drops windows that nothing can reach any more, by the time of the log.
     pub fn expire(&mut self) {
         self.correlator.expire(self.clock_ms);
+        if !self.is_rebuilding() {
+            let since = self.correlator.needed_since();
+            self.since_ms = since.map(|since| (since.0 / 1_000).min(self.clock_ms)).or(self.since_ms);
+        }
     }
 }
 
@@ -168,8 +183,13 @@ mod tests {
     use super::*;
 
     fn lane(start: i64, committed: i64) -> Lane {
-        let resume = Resume { at: TopicPartition::new("signals", 3), start, committed };
+        let at = TopicPartition::new("signals", 3);
+        let resume = Resume { at, start, committed, since_ms: Some(7) };
         Lane::new(Arc::new(Rules::empty()), &resume, 1)
+    }
+
+    fn moved(lane: &mut Lane) -> Option<i64> {
+        lane.take_moved().map(|position| position.offset)
     }
 
     #[test]
@@ -182,16 +202,16 @@ mod tests {
         let second = lane.sent();
         lane.checkpoint();
         lane.delivered(&second);
-        assert_eq!(lane.take_moved(), None, "the first one is still under way");
+        assert_eq!(moved(&mut lane), None, "the first one is still under way");
         lane.delivered(&first);
-        assert_eq!(lane.take_moved(), Some(12));
+        assert_eq!(moved(&mut lane), Some(12));
         assert!(lane.is_idle());
         lane.checkpoint();
-        assert_eq!(lane.take_moved(), None, "nothing has moved");
+        assert_eq!(moved(&mut lane), None, "nothing has moved");
         lane.after(20, 0);
-        assert_eq!(lane.take_moved(), None, "no checkpoint");
+        assert_eq!(moved(&mut lane), None, "no checkpoint");
         lane.checkpoint();
-        assert_eq!(lane.take_moved(), Some(20));
+        assert_eq!(moved(&mut lane), Some(20));
     }
 
     #[test]
@@ -201,13 +221,30 @@ mod tests {
         lane.after(11, 0);
         lane.checkpoint();
         assert!(lane.is_rebuilding());
-        assert_eq!(lane.take_moved(), None);
+        assert_eq!(moved(&mut lane), None);
         // A hole at the committed position: the next record is beyond it.
         lane.before(17);
         assert!(!lane.is_rebuilding());
         lane.after(18, 0);
         lane.checkpoint();
-        assert_eq!(lane.take_moved(), Some(18));
+        assert_eq!(moved(&mut lane), Some(18));
+    }
+
+    #[test]
+    fn what_is_needed_from_before_is_noted_with_a_position_and_kept_until_more_is_known() {
+        let mut lane = lane(10, 10);
+        lane.after(11, 9_000);
+        lane.expire();
+        lane.checkpoint();
+        assert_eq!(lane.take_moved(), Some(Position { offset: 11, since_ms: Some(7) }));
+        for (position, time_ms, since_ms) in [(12, 8_000, 8_000), (13, 9_500, 9_000)] {
+            lane.correlator.advance(Micros(time_ms * 1_000));
+            lane.after(position, 9_000);
+            lane.expire();
+            lane.checkpoint();
+            let expected = Position { offset: position, since_ms: Some(since_ms) };
+            assert_eq!(lane.take_moved(), Some(expected));
+        }
     }
 
     #[test]

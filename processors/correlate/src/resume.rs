@@ -2,7 +2,7 @@
 
 use detection::{ALERT_BUCKET, ALLOWED_LATENESS, Rules};
 use futures::future::try_join_all;
-use kafka::{Admin, Error, TopicPartition};
+use kafka::{Admin, Committed, Error, TopicPartition};
 use schemas::Micros;
 
 /// Where reading a partition starts, and where publishing does.
@@ -14,6 +14,19 @@ pub struct Resume {
     pub start: i64,
     /// The committed position: what the signals before it changed has been published.
     pub committed: i64,
+    /// What the last owner noted beside it: signals of before this time were of no use any more, a horizon aside.
+    pub since_ms: Option<i64>,
+}
+
+const SINCE: &str = "since_ms=";
+
+/// The text beside a committed position that says so.
+pub fn note(since_ms: i64) -> String {
+    format!("{SINCE}{since_ms}")
+}
+
+fn since_ms(note: &str) -> Option<i64> {
+    note.strip_prefix(SINCE)?.parse().ok()
 }
 
 /// How far before the committed position signals may still matter, milliseconds.
@@ -31,33 +44,36 @@ pub async fn starts(
     partitions: &[TopicPartition],
     horizon_ms: i64,
 ) -> Result<Vec<Resume>, Error> {
-    let committed = admin.committed(group, partitions).await?;
+    let committed = admin.committed_with_metadata(group, partitions).await?;
     try_join_all(committed.into_iter().map(|(at, committed)| start(admin, at, committed, horizon_ms))).await
 }
 
 async fn start(
     admin: &Admin,
     at: TopicPartition,
-    committed: Option<i64>,
+    committed: Option<Committed>,
     horizon_ms: i64,
 ) -> Result<Resume, Error> {
+    let since_ms = committed.as_ref().and_then(|committed| since_ms(&committed.metadata));
     let (low, high) = admin.watermarks(&at.topic, at.partition).await?;
     // A partition that was never committed is read, and published, from its beginning. So is one that retention has
     // overtaken: what is gone is gone.
     let Some(committed) =
-        committed.map(|committed| committed.clamp(low, high)).filter(|&offset| offset > low)
+        committed.map(|committed| committed.offset.clamp(low, high)).filter(|&offset| offset > low)
     else {
-        return Ok(Resume { at, start: low, committed: low });
+        return Ok(Resume { at, start: low, committed: low, since_ms: None });
     };
     let start = match before_committed(admin, &at, committed).await? {
         Some(time_ms) => {
+            // No signal is appended before its event has happened.
+            let time_ms = since_ms.map_or(time_ms, |since_ms| time_ms.min(since_ms));
             let found =
                 admin.offset_for_time(&at.topic, at.partition, time_ms.saturating_sub(horizon_ms)).await?;
             found.unwrap_or(committed).clamp(low, committed)
         }
         None => low,
     };
-    Ok(Resume { at, start, committed })
+    Ok(Resume { at, start, committed, since_ms })
 }
 
 /// How far back the last committed record's time is looked for: seconds, each step this many times as far.
@@ -77,4 +93,19 @@ async fn before_committed(admin: &Admin, at: &TopicPartition, committed: i64) ->
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        for ms in [0, -5, 1_700_000_000_000] {
+            assert_eq!(since_ms(&note(ms)), Some(ms));
+        }
+        for other in ["", "since_ms=", "since_ms=x", "accepted by op"] {
+            assert_eq!(since_ms(other), None);
+        }
+    }
 }

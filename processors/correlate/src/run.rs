@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{Config, StateArgs};
-use crate::lane::{Lane, Ticket};
+use crate::lane::{Lane, Position, Ticket};
 use crate::publish::{self, Encoded};
 use crate::resume;
 
@@ -176,7 +176,7 @@ impl Pipeline {
         let mut positions = Vec::new();
         for &partition in partitions {
             if let Some(position) = self.lanes.get_mut(&partition).and_then(Lane::take_moved) {
-                positions.push((TopicPartition::new(self.signals.clone(), partition), position));
+                positions.push(noted(&self.consumer, &self.signals, partition, position));
             }
         }
         if let Err(error) = self.consumer.commit_and_wait(positions).await {
@@ -204,7 +204,7 @@ impl Pipeline {
         let mut positions = Vec::new();
         for (partition, lane) in &mut self.lanes {
             if let Some(position) = lane.take_moved() {
-                positions.push((TopicPartition::new(self.signals.clone(), *partition), position));
+                positions.push(noted(&self.consumer, &self.signals, *partition, position));
             }
         }
         if !positions.is_empty() {
@@ -221,12 +221,12 @@ impl Pipeline {
     }
 
     fn look_at_kafka(&self) {
-        let stats = self.consumer.stats();
-        match stats.brokers_up {
-            Some(0) => self.kafka.down("no broker is connected"),
-            _ => self.kafka.up(),
+        let (stats, produced) = (self.consumer.stats(), self.producer.stats());
+        match kafka::trouble(&stats, Some(&produced)) {
+            Some(reason) => self.kafka.down(reason),
+            None => self.kafka.up(),
         }
-        metrics::KAFKA_PRODUCER_QUEUED.set(self.producer.stats().in_flight_records as f64);
+        metrics::KAFKA_PRODUCER_QUEUED.set(produced.in_flight_records as f64);
         for partition in &stats.partitions {
             if let (Some(position), Some(end)) = (partition.position, partition.end) {
                 let at = &partition.partition;
@@ -548,4 +548,18 @@ fn tell(directory: &Directory, defects: &[Defect]) {
         refused = defects.len(),
         "rules loaded"
     );
+}
+
+/// A position to commit, whose note stands beside it from now on.
+fn noted(
+    consumer: &Consumer,
+    signals: &Arc<str>,
+    partition: i32,
+    position: Position,
+) -> (TopicPartition, i64) {
+    let at = TopicPartition::new(signals.clone(), partition);
+    if let Some(since_ms) = position.since_ms {
+        consumer.note(&at, resume::note(since_ms));
+    }
+    (at, position.offset)
 }

@@ -212,7 +212,12 @@ impl Incidents {
 
 fn resume(start: usize, committed: usize) -> Resume {
     let offset = |place: usize| i64::try_from(place).unwrap();
-    Resume { at: TopicPartition::new("signals", 0), start: offset(start), committed: offset(committed) }
+    Resume {
+        at: TopicPartition::new("signals", 0),
+        start: offset(start),
+        committed: offset(committed),
+        since_ms: None,
+    }
 }
 
 fn read(lane: &mut Lane, offset: usize, entry: &Entry) -> bool {
@@ -285,7 +290,7 @@ impl<'a> Process<'a> {
 
     fn commit(&mut self) {
         if let Some(position) = self.lane.take_moved() {
-            self.committed = usize::try_from(position).unwrap();
+            self.committed = usize::try_from(position.offset).unwrap();
         }
     }
 

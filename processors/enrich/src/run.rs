@@ -207,12 +207,12 @@ impl Pipeline {
             metrics::KAFKA_COMMITS.with(["ok"]).add(1);
         }
         self.consumer.commit(&positions);
-        let stats = self.consumer.stats();
-        match stats.brokers_up {
-            Some(0) => self.kafka.down("no broker is connected"),
-            _ => self.kafka.up(),
+        let (stats, produced) = (self.consumer.stats(), self.shared.producer.stats());
+        match kafka::trouble(&stats, Some(&produced)) {
+            Some(reason) => self.kafka.down(reason),
+            None => self.kafka.up(),
         }
-        metrics::KAFKA_PRODUCER_QUEUED.set(self.shared.producer.stats().in_flight_records as f64);
+        metrics::KAFKA_PRODUCER_QUEUED.set(produced.in_flight_records as f64);
         for partition in &stats.partitions {
             if let (Some(position), Some(end)) = (partition.position, partition.end) {
                 let at = &partition.partition;

@@ -1,5 +1,6 @@
 //! Three brokers that lose one, then two.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,7 @@ use crate::session::{RATE, Session};
 use crate::system::{System, Wishes};
 
 /// Events that are pushed one by one while one leader is left.
-const PROBES: usize = 100;
+const PROBES: i32 = 100;
 /// The node that has all leaders for a moment.
 const SECOND: i32 = 2;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(40);
@@ -97,8 +98,8 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
     }
     // An answer to what the two had asked for before waits for them; what comes after it is for the leader alone.
     probe(&mut system, "first").await?;
-    let probes = probe(&mut system, "alone").await?;
-    ensure!(probes > 0, "the leader alone has acknowledged nothing");
+    let acknowledged = probe(&mut system, "alone").await?;
+    ensure!(!acknowledged.is_empty(), "the leader alone has acknowledged nothing");
     second.kill().await?;
     for follower in [&*first, &*third] {
         follower.process().signal(Signal::SIGCONT)?;
@@ -109,16 +110,23 @@ pub async fn leader_alone(session: &Session) -> Result<()> {
     system.supervise(until_not_led_by(SECOND, others, raw)).await?;
     system.supervise(second.restart()).await?;
     session.conclude(&mut system, feed).await?;
+    // Others of them waited for the two that stood still, and are stored since.
     let query =
-        "SELECT count(DISTINCT attributes ->> 'n') FROM events WHERE attributes ->> 'probe' = 'alone'";
-    let stored: i64 = system.database().await?.query_one(query, &[]).await?.get(0);
-    ensure!(stored >= probes, "{} probes are neither stored nor quarantined", probes - stored);
+        "SELECT DISTINCT (attributes ->> 'n')::int FROM events WHERE attributes ->> 'probe' = 'alone'";
+    let stored = system.database().await?.query(query, &[]).await?;
+    let stored: BTreeSet<i32> = stored.iter().map(|row| row.get(0)).collect();
+    let lost: Vec<&i32> = acknowledged.difference(&stored).collect();
+    ensure!(
+        lost.is_empty(),
+        "of {} acknowledged probes {} are neither stored nor quarantined",
+        acknowledged.len(),
+        lost.len()
+    );
     system.stop().await?;
     postgres.kill().await?;
     Ok(())
 }
 
-/// Pushes events one by one and all at once, spread over all partitions. How many are acknowledged within a moment.
 /// Waits until that node leads none of a topic's partitions, by what the brokers of this list say.
 async fn until_not_led_by(node: i32, brokers: String, topic: String) -> Result<()> {
     let looks = tokio::task::spawn_blocking(move || {
@@ -141,7 +149,8 @@ async fn until_not_led_by(node: i32, brokers: String, topic: String) -> Result<(
     looks.await?
 }
 
-async fn probe(system: &mut System, name: &str) -> Result<i64> {
+/// Pushes events one by one and all at once, spread over all partitions. Those that are acknowledged within a moment.
+async fn probe(system: &mut System, name: &str) -> Result<BTreeSet<i32>> {
     let (url, token) = (system.services().ingest_url(), system.deployment.tokens().ingest.clone());
     let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
     let mut pushes = tokio::task::JoinSet::new();
@@ -152,9 +161,10 @@ async fn probe(system: &mut System, name: &str) -> Result<i64> {
             .header("content-type", "application/json")
             .header("idempotency-key", format!("{name}-{n}"))
             .body(format!("{{\"message\":\"probe\",\"probe\":\"{name}\",\"n\":{n}}}"));
-        pushes.spawn(async move { push.send().await.is_ok_and(|answer| answer.status() == 200) });
+        pushes
+            .spawn(async move { push.send().await.is_ok_and(|answer| answer.status() == 200).then_some(n) });
     }
-    Ok(pushes.join_all().await.into_iter().map(i64::from).sum())
+    Ok(pushes.join_all().await.into_iter().flatten().collect())
 }
 
 /// Pushes one event until the answer is not 200.

@@ -77,8 +77,8 @@ struct Active {
 pub(super) struct Glance {
     pub slot: u32,
     pub queued: bool,
-    /// It has an episode that waits for the watermark.
-    pub undecided: bool,
+    /// Where the first of its episodes begins that wait for the watermark, if there are such.
+    pub undecided: Option<i64>,
     pub touched: i64,
 }
 
@@ -123,7 +123,13 @@ impl Node {
 
     fn glance(&self) -> Option<Glance> {
         let (slot, _) = key::owner(self.key())?;
-        let undecided = matches!(self, Self::Active(active) if active.group.scheduled < i64::MAX);
+        let undecided = match self {
+            Self::Active(active) if active.group.scheduled < i64::MAX => match &active.group.state {
+                State::Windows(track) => track.undecided(),
+                State::Alerts(_) => None,
+            },
+            _ => None,
+        };
         Some(Glance { slot, queued: self.is_queued(), undecided, touched: self.touched() })
     }
 

@@ -325,6 +325,11 @@ impl Track {
         self.episodes.iter().filter(|episode| !episode.closed).map(|episode| due(episode, threshold)).min()
     }
 
+    /// Where the first episode begins that is not decided.
+    pub(super) fn undecided(&self) -> Option<i64> {
+        self.episodes.iter().find(|episode| !episode.closed).map(Episode::start)
+    }
+
     /// Drops what no event that is still awaited can reach. What has not been published or decided yet stays until it is.
     fn forget(&mut self, oldest: i64, threshold: &Threshold) {
         if self.loose.first().is_some_and(|held| held.mark.time < oldest) {

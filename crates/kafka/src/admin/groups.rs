@@ -13,7 +13,7 @@ use crate::record::{TopicPartition, list, offsets};
 pub struct Committed {
     /// Next offset to read.
     pub offset: i64,
-    /// A text of whoever committed it; empty from a [`Consumer`](crate::Consumer).
+    /// A text of whoever committed it; of a [`Consumer`](crate::Consumer) its note.
     pub metadata: String,
 }
 

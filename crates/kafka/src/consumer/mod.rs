@@ -64,6 +64,8 @@ struct Shared {
     assignment: Assignment,
     /// Positions sent to the group and not confirmed: a commit that meets a rebalance is refused, and is repeated.
     unconfirmed: Mutex<HashMap<TopicPartition, i64>>,
+    /// Texts to commit beside the positions of partitions.
+    notes: Mutex<HashMap<TopicPartition, String>>,
     counters: Counters,
     brokers: Brokers,
     stop: AtomicBool,
@@ -118,6 +120,17 @@ impl Consumer {
             if let Err(error) = committer.commit(positions, CommitMode::Async) {
                 committer.shared.counters.commit_failed();
                 tracing::warn!(%error, "offsets were not committed");
+            }
+        }
+    }
+
+    /// From now on, this text is committed beside the positions of the partition, until it is given up;
+    /// [`Admin::committed_with_metadata`](crate::Admin::committed_with_metadata) reads it. The broker takes 4 KB.
+    pub fn note(&self, at: &TopicPartition, text: String) {
+        for Member { committer, .. } in &self.members {
+            if committer.shared.assignment.contains(at) {
+                committer.shared.notes.lock().insert(at.clone(), text);
+                return;
             }
         }
     }
@@ -208,6 +221,7 @@ impl Member {
             queue,
             assignment: Assignment::default(),
             unconfirmed: Mutex::default(),
+            notes: Mutex::default(),
             counters: Counters::default(),
             brokers: Brokers::default(),
             stop: AtomicBool::new(false),
@@ -267,7 +281,12 @@ impl Committer {
         let Some(client) = self.client.upgrade() else {
             return Err(Error::other(COMMITTING, "the consumer has ended", Class::Fatal));
         };
-        let list = offsets(&assigned).map_err(|error| Error::new(COMMITTING, &error))?;
+        let mut list = offsets(&assigned).map_err(|error| Error::new(COMMITTING, &error))?;
+        for (at, note) in &*self.shared.notes.lock() {
+            if let Some(mut element) = list.find_partition(&at.topic, at.partition) {
+                element.set_metadata(note);
+            }
+        }
         client.commit(&list, mode).map_err(|error| Error::new(COMMITTING, &error))?;
         if matches!(mode, CommitMode::Sync) {
             self.shared.confirm(&assigned);

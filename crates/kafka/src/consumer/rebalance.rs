@@ -99,6 +99,7 @@ fn revoke(worker: &mut Worker, revoked: &TopicPartitionList) -> Result<(), End> 
     }
     worker.shared.assignment.remove(&partitions);
     worker.shared.unconfirmed.lock().retain(|partition, _| !partitions.contains(partition));
+    worker.shared.notes.lock().retain(|partition, _| !partitions.contains(partition));
     worker.reading.revoke(&partitions);
     let action = || format!("giving up {}", named(&partitions));
     worker.client.incremental_unassign(revoked).map_err(|error| Error::new(action(), &error))?;

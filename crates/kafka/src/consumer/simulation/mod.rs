@@ -48,6 +48,7 @@ fn member(schedule: &mut Schedule, without: Without) -> Result<(), String> {
     let shared = Shared {
         queue: Arc::new(Queue::new(limit)),
         unconfirmed: Mutex::default(),
+        notes: Mutex::default(),
         assignment: Assignment::default(),
         counters: Counters::default(),
         brokers: Brokers::default(),

@@ -151,10 +151,10 @@ mod tests {
             services: ServicePorts::free().unwrap(),
         };
         let Ports { kafka, kafka_controller, postgres, services } = wanted;
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", postgres)).unwrap();
         for port in [kafka, kafka_controller, postgres, services.ingest, services.api, services.syslog] {
             ports::release(port);
         }
-        let _listener = std::net::TcpListener::bind(("127.0.0.1", postgres)).unwrap();
         let chosen = wanted.free_or_others().unwrap();
         assert_ne!(chosen.postgres, postgres);
         assert_eq!(Ports { postgres, ..chosen }, wanted);

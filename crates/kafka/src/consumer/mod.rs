@@ -281,7 +281,7 @@ impl Committer {
         let Some(client) = self.client.upgrade() else {
             return Err(Error::other(COMMITTING, "the consumer has ended", Class::Fatal));
         };
-        let mut list = offsets(&assigned).map_err(|error| Error::new(COMMITTING, &error))?;
+        let list = offsets(&assigned).map_err(|error| Error::new(COMMITTING, &error))?;
         for (at, note) in &*self.shared.notes.lock() {
             if let Some(mut element) = list.find_partition(&at.topic, at.partition) {
                 element.set_metadata(note);

@@ -27,3 +27,13 @@ pub(crate) fn plain_event() -> Event<'static> {
         event_uid: None,
     }
 }
+
+/// An event of a web server with these attributes.
+pub(crate) fn web_access(attributes: String) -> Event<'static> {
+    Event {
+        class_uid: 4002,
+        source_type: "web_access".into(),
+        attributes: Some(attributes.into()),
+        ..plain_event()
+    }
+}

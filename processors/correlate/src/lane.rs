@@ -168,10 +168,8 @@ impl Lane {
 
     /// Drops windows that nothing can reach any more, by the time of the log.
     pub fn expire(&mut self) {
-        self.correlator.expire(self.clock_ms);
-        if !self.is_rebuilding() {
-            let since = self.correlator.needed_since();
-            self.since_ms = since.map(|since| (since.0 / 1_000).min(self.clock_ms)).or(self.since_ms);
+        if let Some(since) = self.correlator.expire(self.clock_ms) {
+            self.since_ms = Some((since.0 / 1_000).min(self.clock_ms));
         }
     }
 }

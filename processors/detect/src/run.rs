@@ -13,7 +13,7 @@ use kafka::{
 };
 use schemas::{KEYED_PARTITIONS, Micros, SIGNALS_TOPIC, Stream};
 use service::{Dependency, metrics};
-use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
@@ -21,7 +21,7 @@ use crate::lanes::{Lanes, Ticket};
 use crate::live;
 use crate::matching::{Encoded, match_record};
 use crate::resume;
-use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::watermarks::{Due, Watermarks};
 
 /// Bytes that the consumer reads ahead.
@@ -30,8 +30,6 @@ const MAX_READ_AHEAD_BYTES: usize = 16 << 20;
 const MAX_PRODUCED_BYTES: usize = 16 << 20;
 /// How often positions are committed and the state of the world is looked at.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is asked at most what enrich has still to bring.
-const ASK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pauses between attempts to find out where to start, and how long they may take: less than the consumer waits.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -39,9 +37,6 @@ const RESUME_PATIENCE: Duration = Duration::from_secs(45);
 
 /// The last signal of a record was delivered, or one was not.
 type Delivered = (Ticket, Result<(), kafka::Error>);
-
-/// Partitions in which everything is that had been accepted at this time.
-type Complete = (Micros, Vec<TopicPartition>);
 
 /// Runs until a stop is asked for, then delivers what is under way and commits it.
 ///
@@ -77,8 +72,7 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
     let consumer = Consumer::start(&config.kafka, options)?;
     let (delivered, deliveries) = unbounded_channel();
     let lanes = Lanes::default();
-    let upstreams = Stream::ALL.map(|stream| Upstream::new(&config.kafka, stream));
-    let (answer, answers) = channel(1);
+    let upstreams = Upstreams::new(&config.kafka, admin.clone());
     let mut pipeline = Pipeline {
         inputs,
         groups,
@@ -92,10 +86,6 @@ pub async fn run(config: Config, service: service::Context) -> anyhow::Result<()
         lanes,
         watermarks: Watermarks::new(),
         upstreams,
-        asking: false,
-        asked: Instant::now(),
-        answer,
-        answers,
         kafka,
     };
     let ended = pipeline.run(&service.shutdown).await;
@@ -119,13 +109,7 @@ struct Pipeline {
     deliveries: UnboundedReceiver<Delivered>,
     lanes: Lanes,
     watermarks: Watermarks,
-    /// In the order of [`Stream::ALL`].
-    upstreams: [Upstream; 2],
-    /// Whether an answer is awaited, and when it was asked last.
-    asking: bool,
-    asked: Instant,
-    answer: Sender<Complete>,
-    answers: Receiver<Complete>,
+    upstreams: Upstreams,
     kafka: Dependency,
 }
 
@@ -143,8 +127,7 @@ impl Pipeline {
                 delivered = self.deliveries.recv() => self.delivered(delivered)?,
                 error = self.producer.failed() => return Err(error).context("the producer cannot go on"),
                 _ = tick.tick() => self.tick(),
-                Some((clock, complete)) = self.answers.recv() => {
-                    self.asking = false;
+                (clock, complete) = self.upstreams.answer() => {
                     complete.iter().for_each(|at| self.watermarks.complete(at, clock, Instant::now()));
                 }
                 input = self.consumer.next() => match input {
@@ -219,34 +202,7 @@ impl Pipeline {
             }
             self.watermarks.told(&due, now);
         }
-        self.ask(self.watermarks.silent(now));
-    }
-
-    /// Finds out which of these have all that has been accepted, unless that is being done.
-    fn ask(&mut self, silent: Vec<TopicPartition>) {
-        if self.asking || silent.is_empty() || self.asked.elapsed() < ASK_INTERVAL {
-            return;
-        }
-        (self.asking, self.asked) = (true, Instant::now());
-        let (admin, answer) = (self.admin.clone(), self.answer.clone());
-        let upstreams: Vec<_> = self.upstreams.iter().cloned().zip(self.inputs.clone()).collect();
-        tokio::spawn(async move {
-            let clock = Micros::now();
-            let mut complete = Vec::new();
-            for (upstream, input) in upstreams {
-                let partitions: Vec<i32> =
-                    silent.iter().filter(|at| *at.topic == *input).map(|at| at.partition).collect();
-                match upstream.complete(&admin, &partitions).await {
-                    Ok(numbers) => complete.extend(
-                        numbers.into_iter().map(|number| TopicPartition::new(input.as_str(), number)),
-                    ),
-                    // It is asked again.
-                    Err(error) => tracing::debug!(%error, "whether {input} is complete is not known"),
-                }
-            }
-            // The owner may have gone.
-            let _ = answer.send((clock, complete)).await;
-        });
+        self.upstreams.ask(self.watermarks.silent(now));
     }
 
     /// Hands a watermark to the producer, for every partition of `signals`, behind the signals it speaks of. Whoever reads

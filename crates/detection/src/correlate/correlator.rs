@@ -84,8 +84,6 @@ pub struct Correlator {
     rebuilding: bool,
     /// How far it is then.
     pending: i64,
-    /// Where the first episode begins that waits for it, as of the last look.
-    waiting_since: i64,
     /// Groups that wait for the watermark, by when it decides about them.
     due: BTreeSet<(i64, Box<[u8]>)>,
     seen: Seen,
@@ -109,7 +107,6 @@ impl Correlator {
             watermark: i64::MIN,
             rebuilding: false,
             pending: i64::MIN,
-            waiting_since: i64::MAX,
             due: BTreeSet::new(),
             seen: Seen::new(SEEN_UIDS),
             fired: Vec::new(),
@@ -439,8 +436,10 @@ impl Correlator {
     }
 
     /// Drops the groups whose last signal was appended longer before `now_ms` than any signal of theirs may be late; of a
-    /// source that is behind, more may come as much later.
-    pub fn expire(&mut self, now_ms: i64) {
+    /// source that is behind, more may come as much later. Returns the event time from which on signals may still matter, a
+    /// timespan and allowed lateness aside: the watermark, or where an episode begins that waits for it. None while windows are
+    /// rebuilt, and before the first watermark.
+    pub fn expire(&mut self, now_ms: i64) -> Option<Micros> {
         let mut waiting_since = i64::MAX;
         let behind_ms = match self.watermark {
             i64::MIN => 0,
@@ -460,13 +459,7 @@ impl Correlator {
             waiting_since = waiting_since.min(glance.undecided.unwrap_or(i64::MAX));
             glance.queued || glance.undecided.is_some() || now_ms.saturating_sub(glance.touched) <= keep_ms
         });
-        self.waiting_since = waiting_since;
-    }
-
-    /// Event time from which on signals may still matter, a timespan and allowed lateness aside, as of the last
-    /// [`Correlator::expire`]: where a source is behind, or an episode waits for the watermark. None if that is not known.
-    pub fn needed_since(&self) -> Option<Micros> {
-        (self.watermark > i64::MIN).then(|| Micros(self.watermark.min(self.waiting_since)))
+        (self.watermark > i64::MIN).then(|| Micros(self.watermark.min(waiting_since)))
     }
 
     /// Goes on with other rules. Groups of rules that are gone, or that ask for something else now, are dropped and start

@@ -19,10 +19,10 @@ use super::Refusal;
 pub(super) fn compile(rule: &SigmaRule) -> Result<CompiledRule, Refusal> {
     let mut rule = rule.clone();
     rule.detection.named.values_mut().for_each(keep_as_written);
-    let refused = |error: &dyn std::fmt::Display| Refusal::new(error.to_string());
-    let mut lowered = lower_rule(&rule, &LowerOptions::default()).map_err(|error| refused(&error))?;
+    let lowered = lower_rule(&rule, &LowerOptions::default());
+    let mut lowered = lowered.map_err(|error| Refusal::new(error.to_string()))?;
     lowered.detections.values_mut().for_each(correct);
-    compile_to_compiled(&lowered).map_err(|error| refused(&error))
+    compile_to_compiled(&lowered).map_err(|error| Refusal::new(error.to_string()))
 }
 
 /// The text of a value with `|windash`, in which a parameter that begins with a slash begins with a dash: one stands for the other,
@@ -118,7 +118,7 @@ fn correct_matcher(matcher: &mut IrMatcher) {
         IrMatcher::Encoded { encodings, op, value, case_insensitive }
             if encodings.as_slice() == [IrEncoding::Windash] =>
         {
-            windash(*op, value, *case_insensitive)
+            Some(windash(*op, value, *case_insensitive))
         }
         IrMatcher::Not(inner) => {
             correct_matcher(inner);
@@ -186,16 +186,10 @@ fn with_wildcards(
 }
 
 /// Values with `|windash` may have wildcards.
-fn windash(op: IrStrOp, value: &str, case_insensitive: bool) -> Option<IrMatcher> {
+fn windash(op: IrStrOp, value: &str, case_insensitive: bool) -> IrMatcher {
     let string = SigmaString::new(value);
-    if string.is_plain() {
-        let value = string.as_plain()?;
-        return Some(IrMatcher::Encoded {
-            encodings: vec![IrEncoding::Windash],
-            op,
-            value,
-            case_insensitive,
-        });
+    if let Some(value) = string.as_plain() {
+        return IrMatcher::Encoded { encodings: vec![IrEncoding::Windash], op, value, case_insensitive };
     }
     let part = |part: &StringPart| match part {
         StringPart::Plain(text) => IrPatternPart::Literal(text.clone()),
@@ -204,7 +198,7 @@ fn windash(op: IrStrOp, value: &str, case_insensitive: bool) -> Option<IrMatcher
     };
     let parts: Vec<IrPatternPart> = string.parts.iter().map(part).collect();
     let any_dash = |text: &str| regex_syntax::escape(text).replace("\\-", "[-/–—―]");
-    Some(with_wildcards(op, &parts, case_insensitive, &any_dash))
+    with_wildcards(op, &parts, case_insensitive, &any_dash)
 }
 
 /// The text as it looks inside base64 at each of its three offsets, without the characters that depend on what is before and
@@ -237,3 +231,6 @@ fn encoded(encodings: &[IrEncoding], value: &str) -> Vec<u8> {
         _ => value.as_bytes().to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,18 +7,8 @@ use std::path::Path;
 use proptest::prelude::*;
 use schemas::Event;
 
-use crate::testing::plain_event;
+use crate::testing::web_access;
 use crate::{Rules, Subject, Taxonomy, load_documents};
-
-fn event(message: Option<String>, attributes: String) -> Event<'static> {
-    Event {
-        class_uid: 4002,
-        source_type: "web_access".into(),
-        message: message.map(Into::into),
-        attributes: Some(attributes.into()),
-        ..plain_event()
-    }
-}
 
 fn rules(detections: &[String]) -> Rules {
     let rule = |(number, detection): (usize, &String)| {
@@ -126,7 +116,7 @@ proptest! {
             if escaped {
                 json = json.replace('a', "\\u0061").replacen("\"\\u0061\"", "\"a\"", 1);
             }
-            let event = event(message, json);
+            let event = Event { message: message.map(Into::into), ..web_access(json) };
             let [sieved, all] = both(&rules, &event);
             prop_assert_eq!(sieved, all, "{:?}", event.attributes);
         }
@@ -139,7 +129,7 @@ fn an_event_without_the_texts_of_a_rule_is_not_evaluated() {
         .map(|n| format!("  s:\n    a|contains: needle-{n:03}\n    b|endswith: '.exe'\n  condition: s\n"))
         .collect();
     let rules = rules(&detections);
-    let event = event(None, r#"{"a":"a NEEDLE-123 in hay","b":"x.exe"}"#.to_owned());
+    let event = web_access(r#"{"a":"a NEEDLE-123 in hay","b":"x.exe"}"#.to_owned());
     let view = rules.view(Subject::Event(&event));
     let candidates: Vec<_> = rules.candidates(&view).map(|rule| rule.meta.id.as_str()).collect();
     assert_eq!(candidates, ["r123"]);

@@ -114,11 +114,9 @@ fn a_bound_from_above_waits_until_every_source_has_passed() {
     assert_eq!(correlator.watermark(&watermark(0, decided), 0), 0, "the other source may hold more");
     correlator.publish(When::Changed, Micros(0), &mut |_| published += 1);
     assert_eq!((published, correlator.watermark(&watermark(1, decided - 1), 0)), (0, 0));
-    correlator.expire(0);
-    assert_eq!(correlator.needed_since(), Some(Micros(events[0].time)), "to decide it again after a restart");
+    assert_eq!(correlator.expire(0), Some(Micros(events[0].time)), "to decide it again after a restart");
     assert_eq!(correlator.watermark(&watermark(1, decided), 0), 1);
-    correlator.expire(0);
-    assert_eq!(correlator.needed_since(), Some(Micros(decided)));
+    assert_eq!(correlator.expire(0), Some(Micros(decided)));
     correlator.publish(When::Fired, Micros(0), &mut |change| {
         published += 1;
         assert_eq!(change.window.as_ref().unwrap().count, 2);

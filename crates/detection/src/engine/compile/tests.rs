@@ -8,9 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
 use rstest::rstest;
-use schemas::{Event, Micros};
 use serde_json::{Value, json};
-use tidewatch_detection::{Subject, Taxonomy, load_documents};
+
+use crate::testing::web_access;
+use crate::{Subject, Taxonomy, load_documents};
 
 /// Whether the selection `s: {selection}` holds of an event with these attributes.
 fn holds(selection: &str, attributes: &Value) -> bool {
@@ -19,28 +20,7 @@ fn holds(selection: &str, attributes: &Value) -> bool {
     );
     let loaded = load_documents(Path::new("x.yml"), &rule, &Taxonomy::shipped().unwrap());
     assert_eq!(loaded.defects, [], "{rule}");
-    let event = Event {
-        index: 0,
-        time: Micros(0),
-        received_at: Micros(0),
-        org: "demo".into(),
-        class_uid: 4002,
-        activity_id: 0,
-        severity_id: 0,
-        host: None,
-        user: None,
-        src_ip: None,
-        dst_ip: None,
-        src_port: None,
-        dst_port: None,
-        source_type: "web_access".into(),
-        message: None,
-        repeat: 1,
-        labels: vec![],
-        attributes: Some(attributes.to_string().into()),
-        flags: 0,
-        event_uid: None,
-    };
+    let event = web_access(attributes.to_string());
     let view = loaded.rules.view(Subject::Event(&event));
     loaded.rules.matching(&view).count() == 1
 }

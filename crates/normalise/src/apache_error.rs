@@ -4,7 +4,8 @@ use crate::app::Reading;
 use crate::attributes::Attributes;
 use crate::{ip, severity, time};
 
-/// `[time] [module:level] [pid N] [client 192.0.2.7:80] message`; the module, pid and port are not always there.
+/// `[time] [module:level] [pid N] [client 192.0.2.7:80] message`; the module, pid and port are not always there. The client
+/// is the last of them: a message may begin with brackets of its own.
 pub(crate) fn read<'m>(line: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
     let (stamp, rest) = line.strip_prefix('[')?.split_once("] [")?;
     let stamp = time::ctime(stamp)?;
@@ -33,6 +34,7 @@ pub(crate) fn read<'m>(line: &'m str, attributes: &mut Attributes) -> Option<Rea
                     }
                     (None, None) => attributes.text("client", client),
                 }
+                break;
             }
             Some(("pid", pid)) => attributes.digits("pid", pid),
             _ => break,

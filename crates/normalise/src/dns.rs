@@ -36,7 +36,16 @@ fn bind<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>
 
 /// `query[A] example.com from 192.0.2.7`, a number and the client before it where dnsmasq logs more.
 fn dnsmasq<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'m>> {
-    let (_, rest) = message.split_once("query[")?;
+    // In a name that is answered or forwarded `query[` may stand too.
+    let (before, rest) = message.split_once("query[")?;
+    let mut words = before.split_ascii_whitespace();
+    match (words.next(), words.next(), words.next()) {
+        (None, ..) => {}
+        (Some(number), Some(client), None) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            ip::parse(client.rsplit_once('/')?.0)?;
+        }
+        _ => return None,
+    }
     let (kind, rest) = rest.split_once("] ")?;
     // The name is whatever was asked for, and may hold blanks.
     let (name, client) = rest.rsplit_once(" from ")?;

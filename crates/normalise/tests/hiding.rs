@@ -103,3 +103,74 @@ fn a_priority_before_an_address_stays_one() {
     assert_eq!((event.source_type.as_ref(), event.severity_id), ("syslog", 4));
     assert_eq!(event.message.as_deref(), Some("192.0.2.7 went away"));
 }
+
+/// Attributes of what `alice` did by sudo.
+fn sudo(fields: &str) -> serde_json::Value {
+    let line = format!("<86>Nov 21 08:00:00 web-1 sudo: alice : {fields}");
+    let event = read(&line);
+    assert_eq!((event.source_type.as_ref(), event.user.as_deref()), ("sudo", Some("alice")));
+    serde_json::from_str(event.attributes.as_deref().unwrap()).unwrap()
+}
+
+#[test]
+fn a_directory_is_no_reason() {
+    let fields = "PWD=/srv/a ; command not allowed ; b ; USER=root ; COMMAND=/bin/bash";
+    let attributes = sudo(fields);
+    assert_eq!(attributes["pwd"], "/srv/a ; command not allowed ; b");
+    assert_eq!(
+        (&attributes["outcome"], &attributes["reason"]),
+        (&"success".into(), &serde_json::Value::Null)
+    );
+    assert_eq!((&attributes["run_as"], &attributes["command"]), (&"root".into(), &"/bin/bash".into()));
+}
+
+#[test]
+fn a_directory_is_no_group_and_no_terminal() {
+    let attributes =
+        sudo("TTY=pts/0 ; PWD=/srv/a ; GROUP=users ; TTY=b ; USER=root ; GROUP=wheel ; COMMAND=/bin/ls");
+    let read = |name: &str| attributes[name].as_str().unwrap_or_default();
+    assert_eq!((read("tty"), read("pwd")), ("pts/0", "/srv/a ; GROUP=users ; TTY=b"));
+    assert_eq!((read("run_as"), read("run_as_group"), read("command")), ("root", "wheel", "/bin/ls"));
+}
+
+#[test]
+fn a_directory_like_all_fields_keeps_the_command() {
+    let attributes = sudo("PWD=/srv/a ; USER=nobody ; COMMAND=/bin/true ; USER=root ; COMMAND=/bin/bash");
+    assert_eq!(attributes["command"], "/bin/true ; USER=root ; COMMAND=/bin/bash");
+}
+
+#[test]
+fn a_command_is_no_field() {
+    let attributes = sudo(
+        "TTY=pts/0 ; PWD=/root ; USER=root ; ENV=A=1 ; TSID=x ; COMMAND=/bin/sh -c a ; USER=ada ; TTY=b",
+    );
+    let read = |name: &str| attributes[name].as_str().unwrap_or_default();
+    assert_eq!((read("run_as"), read("tty")), ("root", "pts/0"));
+    assert_eq!(read("command"), "/bin/sh -c a ; USER=ada ; TTY=b");
+}
+
+#[test]
+fn a_message_of_apache_names_no_client() {
+    let event = read(
+        "[Fri Nov 21 08:00:00.123456 2025] [cgi:error] [pid 7:tid 9] [client 192.0.2.7:50122] [client 192.0.2.9] [pid 1] x",
+    );
+    assert_eq!((event.src_ip.as_deref(), event.src_port), (Some("192.0.2.7"), Some(50122)));
+    assert!(!event.attributes.unwrap().contains(r#""pid":1"#));
+}
+
+#[rstest]
+#[case("reply query[A] x.example from 192.0.2.9")]
+#[case("cached a query[A] x.example from 192.0.2.9")]
+#[case("7 192.0.2.7/53124 reply query[A] x.example from 192.0.2.9")]
+fn an_answer_of_dnsmasq_is_no_query(#[case] message: &str) {
+    let line = format!("<30>Nov 21 08:00:00 ns-1 dnsmasq[9]: {message}");
+    let event = read(&line);
+    assert_eq!((event.source_type.as_ref(), event.class_uid, event.src_ip.as_deref()), ("dnsmasq", 0, None));
+}
+
+#[test]
+fn a_numbered_query_of_dnsmasq_is_one() {
+    let event =
+        read("<30>Nov 21 08:00:00 ns-1 dnsmasq[9]: 7 192.0.2.7/53124 query[A] x.example from 192.0.2.7");
+    assert_eq!((event.class_uid, event.src_ip.as_deref()), (4003, Some("192.0.2.7")));
+}

@@ -16,6 +16,8 @@ pub(crate) type Candidates = Box<[u32]>;
 /// For every source type and class in the taxonomy, and for all others, the log sources whose rules can apply.
 #[derive(Debug)]
 pub(crate) struct Routes {
+    /// Those of rules that name none: they apply to every event.
+    any: Candidates,
     by_source: HashMap<Box<str>, Source>,
     other: Source,
     channel: FieldId,
@@ -23,11 +25,11 @@ pub(crate) struct Routes {
     event_id: FieldId,
 }
 
-/// Events of a source type: those that have certain fields, and the others.
+/// What events of a source type are of: all of them, and beside that those that have certain fields.
 #[derive(Debug)]
 struct Source {
-    shapes: Vec<(Vec<Has>, ByClass)>,
     plain: ByClass,
+    shapes: Vec<(Vec<Has>, ByClass)>,
 }
 
 /// A field that an event has.
@@ -86,8 +88,7 @@ impl Source {
         let by_class = |has: &[String]| {
             let target = |class: Option<i32>| {
                 let fits = |entry: &&SourceEntry| {
-                    (entry.has.is_empty() || entry.has == has)
-                        && (entry.class_uid.is_none() || entry.class_uid == class)
+                    entry.has == has && (entry.class_uid.is_none() || entry.class_uid == class)
                 };
                 let fitting: Vec<&SourceEntry> = of_source.iter().copied().filter(fits).collect();
                 Target::new(&fitting, logsources)
@@ -97,7 +98,6 @@ impl Source {
                 other: target(None),
             }
         };
-        let plain = by_class(&[]);
         let mut seen: Vec<&[String]> = Vec::new();
         let mut shapes = Vec::new();
         for entry in of_source.iter().filter(|entry| !entry.has.is_empty()) {
@@ -107,12 +107,19 @@ impl Source {
             seen.push(&entry.has);
             let rules = by_class(&entry.has);
             // A shape without rules of its own costs no look at the event's attributes.
-            if rules != plain {
+            if !rules.is_empty() {
                 let has = entry.has.iter().map(|text| Has::new(text, fields, taxonomy)).collect();
                 shapes.push((has, rules));
             }
         }
-        Self { shapes, plain }
+        Self { plain: by_class(&[]), shapes }
+    }
+}
+
+impl ByClass {
+    fn is_empty(&self) -> bool {
+        let targets = self.classes.iter().map(|(_, target)| target);
+        targets.chain([&self.other]).all(|target| matches!(target, Target::Sources(none) if none.is_empty()))
     }
 }
 
@@ -134,7 +141,10 @@ impl Routes {
             .collect();
         // Entries without a source type are for the sources that have none of their own.
         let unnamed = entries.iter().filter(|entry| entry.source_type.as_slice().is_empty());
+        let numbered = (0u32..).zip(logsources);
+        let any = numbered.filter(|(_, source)| **source == LogSource::default());
         Self {
+            any: any.map(|(number, _)| number).collect(),
             by_source,
             other: source(unnamed.collect()),
             channel: fields.intern("Channel", taxonomy),
@@ -143,18 +153,22 @@ impl Routes {
         }
     }
 
-    /// The log sources whose rules can apply to `event`, ascending.
-    pub(crate) fn candidates<'r>(&'r self, event: &View<'_>) -> &'r [u32] {
-        let subject = event.subject();
-        let source = self.by_source.get(subject.source_type()).unwrap_or(&self.other);
-        let shape = source.shapes.iter().find(|(has, _)| has.iter().all(|has| has.holds(event)));
-        let by_class = shape.map_or(&source.plain, |(_, by_class)| by_class);
-        let class = subject.class_uid();
-        let target = by_class
-            .classes
-            .iter()
-            .find(|(uid, _)| *uid == class)
-            .map_or(&by_class.other, |(_, target)| target);
+    /// The log sources whose rules can apply to `event`; one can be there twice where the event has the fields of several
+    /// entries.
+    pub(crate) fn candidates(&self, event: &View<'_>) -> impl Iterator<Item = u32> {
+        let source = self.by_source.get(event.subject().source_type()).unwrap_or(&self.other);
+        let plain = self.sources(&source.plain, event);
+        let shapes = source.shapes.iter().filter(|(has, _)| has.iter().all(|has| has.holds(event)));
+        let more = shapes.flat_map(|(_, by_class)| self.sources(by_class, event));
+        let more = more.filter(|number| plain.binary_search(number).is_err());
+        self.any.iter().chain(plain).chain(more).copied()
+    }
+
+    /// Ascending.
+    fn sources<'r>(&self, by_class: &'r ByClass, event: &View<'_>) -> &'r [u32] {
+        let class = event.subject().class_uid();
+        let of_class = by_class.classes.iter().find(|(uid, _)| *uid == class);
+        let target = of_class.map_or(&by_class.other, |(_, target)| target);
         match target {
             Target::Sources(sources) => sources,
             Target::Channels { channels, other } => {
@@ -193,16 +207,14 @@ pub fn log_sources(taxonomy: &Taxonomy, event: &View<'_>) -> Vec<String> {
         true => of(entry, subject.source_type()),
         false => entry.source_type.as_slice().is_empty(),
     };
-    let entries: Vec<&SourceEntry> = taxonomy.sources.iter().filter(of_source).collect();
-    let shape = entries.iter().map(|entry| &entry.has).find(|has| !has.is_empty() && has.iter().all(holds));
-    let fits = |entry: &&&SourceEntry| {
+    let fits = |entry: &&SourceEntry| {
         let channels = entry.channel.as_slice();
-        (entry.has.is_empty() || Some(&entry.has) == shape)
+        entry.has.iter().all(holds)
             && entry.class_uid.is_none_or(|class| class == subject.class_uid())
             && (channels.is_empty() || channels.iter().any(|name| name.to_lowercase() == channel))
             && (entry.event_ids.is_empty() || id.is_some_and(|id| entry.event_ids.contains(&id)))
     };
-    entries.iter().filter(fits).map(ToString::to_string).collect()
+    taxonomy.sources.iter().filter(of_source).filter(fits).map(ToString::to_string).collect()
 }
 
 fn event_id(value: &Value<'_>) -> Option<i64> {
@@ -215,9 +227,7 @@ fn event_id(value: &Value<'_>) -> Option<i64> {
 
 fn admitted<'e>(entries: impl Iterator<Item = &'e SourceEntry>, logsources: &[LogSource]) -> Candidates {
     let entries: Vec<&SourceEntry> = entries.collect();
-    let applies = |source: &LogSource| {
-        *source == LogSource::default() || entries.iter().any(|entry| entry.admits(source))
-    };
+    let applies = |source: &LogSource| entries.iter().any(|entry| entry.admits(source));
     (0u32..).zip(logsources).filter(|(_, source)| applies(source)).map(|(index, _)| index).collect()
 }
 
@@ -332,6 +342,8 @@ mod tests {
     #[case("windows", 0, r#"{"Channel":"Microsoft-Windows-Windows Defender/Operational","EventID":1116}"#, &["1-any", "5-windows", "b-defender"])]
     #[case("json", 0, r#"{"eventSource":"s3.amazonaws.com","eventName":"GetObject","awsRegion":"eu-1"}"#, &["1-any", "8-cloudtrail"])]
     #[case("json", 0, r#"{"eventSource":"s3.amazonaws.com","eventName":"GetObject"}"#, &["1-any"])]
+    #[case::of_two_shapes("json", 4002, r#"{"_path":"dns","eventSource":"s3.amazonaws.com","eventName":"GetObject","awsRegion":"eu-1"}"#,
+        &["1-any", "6-web", "8-cloudtrail", "9-zeek-dns", "a-dns"])]
     #[case("cloudtrail", 0, "{}", &["1-any", "8-cloudtrail"])]
     #[case("json", 0, r#"{"_path":"dns","query":"x"}"#, &["1-any", "9-zeek-dns", "a-dns"])]
     #[case("json", 0, r#"{"_path":"http"}"#, &["1-any"])]

@@ -224,7 +224,7 @@ impl Rules {
     /// The detection rules that `event` may match, as far as a look at its log source and its fields can tell.
     pub(crate) fn candidates(&self, event: &View<'_>) -> Candidates<'_> {
         let mut scratch = Scratch::take(self.detections.len());
-        for &source in self.routes.candidates(event) {
+        for source in self.routes.candidates(event) {
             if let Some(sieve) = self.sieves.get(source as usize) {
                 sieve.pass(event, &mut scratch);
             }
@@ -282,9 +282,9 @@ impl Rules {
 
     /// Whether `event` is of a log source that `rule`, one of these, is for.
     pub fn routed(&self, rule: &Detection, event: &View<'_>) -> bool {
-        let sources = self.routes.candidates(event).iter();
+        let sources = self.routes.candidates(event);
         sources
-            .filter_map(|&source| self.logsources.get(source as usize))
+            .filter_map(|source| self.logsources.get(source as usize))
             .any(|source| *source == rule.logsource)
     }
 

@@ -195,6 +195,7 @@ impl Plan {
         system.drain().await?;
         verdict::judge_all(&system, &[&input, &self.closing], &acknowledged, Some(expected)).await?;
         faults.done.extend(system.deaths.iter().map(|name| format!("{name} died")));
+        ensure!(!faults.done.is_empty(), "nobody died, and no member of a group came or went");
         system.stop().await?;
         Ok(faults.done)
     }

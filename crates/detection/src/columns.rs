@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use schemas::{Event, Finding, ScanActivity};
+use schemas::{Event, Finding, Micros, ScanActivity};
 
 use crate::value::Value;
 
@@ -28,6 +28,7 @@ pub(crate) enum Column {
     SrcPort,
     State,
     Target,
+    Time,
     Title,
     Uid,
     User,
@@ -47,7 +48,7 @@ pub(crate) const SCAN_CLASS: i32 = 6007;
 
 impl Column {
     /// Every column, under its name in SQL and in the records.
-    pub(crate) const ALL: [(&'static str, Self); 22] = [
+    pub(crate) const ALL: [(&'static str, Self); 23] = [
         ("activity_id", Self::ActivityId),
         ("class_uid", Self::ClassUid),
         ("dst_ip", Self::DstIp),
@@ -67,6 +68,7 @@ impl Column {
         ("src_port", Self::SrcPort),
         ("state", Self::State),
         ("target", Self::Target),
+        ("time", Self::Time),
         ("title", Self::Title),
         ("uid", Self::Uid),
         ("user", Self::User),
@@ -96,6 +98,7 @@ impl Column {
             Self::SourceType => Some(Value::Str(Cow::Borrowed(&event.source_type))),
             Self::SrcIp => text(&event.src_ip),
             Self::SrcPort => event.src_port.and_then(int),
+            Self::Time => time(event.time),
             Self::User => text(&event.user),
             Self::Kind
             | Self::Progress
@@ -124,6 +127,7 @@ impl Column {
             Self::ScanType => Some(Value::Str(Cow::Borrowed(&finding.scan_type))),
             Self::SeverityId => int(finding.severity_id),
             Self::SourceType => Some(Value::Str(Cow::Borrowed(FINDING))),
+            Self::Time => time(finding.time),
             Self::Title => text(&finding.title),
             Self::Uid => Some(Value::Str(Cow::Borrowed(&finding.uid))),
             Self::User => text(&finding.user),
@@ -149,6 +153,7 @@ impl Column {
             Self::SourceType => Some(Value::Str(Cow::Borrowed(SCAN))),
             Self::State => Some(Value::Str(Cow::Borrowed(&scan.state))),
             Self::Target => text(&scan.target),
+            Self::Time => time(scan.time),
             Self::ActivityId
             | Self::DstIp
             | Self::DstPort
@@ -169,6 +174,12 @@ impl Column {
 
 fn int<'a>(number: i32) -> Option<Value<'a>> {
     Some(Value::Int(i64::from(number)))
+}
+
+/// RFC 3339 in UTC, with as many digits after the second as it takes.
+fn time<'a>(time: Micros) -> Option<Value<'a>> {
+    let time = jiff::Timestamp::from_microsecond(time.0).ok()?;
+    Some(Value::Str(Cow::Owned(time.to_string())))
 }
 
 fn text<'a>(text: &'a Option<Cow<'_, str>>) -> Option<Value<'a>> {

@@ -11,6 +11,7 @@ mod filter;
 mod literals;
 mod need;
 mod outline;
+mod placeholder;
 mod rsigma;
 mod text;
 
@@ -90,8 +91,14 @@ pub(crate) trait Engine {
     ) -> Result<Option<Document>, Refusal>;
 
     /// What the last document of `documents` asks of an event; none if it is no detection rule.
-    fn outline(&self, documents: &[&str]) -> Option<Outline>;
+    fn outline(&self, documents: &[&str], taxonomy: &Taxonomy) -> Option<Outline>;
 
     /// The same with verdicts, for a rule that has been compiled with `fields`.
-    fn explain(&self, documents: &[&str], fields: &Fields, event: &View<'_>) -> Option<Outline>;
+    fn explain(
+        &self,
+        documents: &[&str],
+        taxonomy: &Taxonomy,
+        fields: &Fields,
+        event: &View<'_>,
+    ) -> Option<Outline>;
 }

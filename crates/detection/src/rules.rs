@@ -259,7 +259,8 @@ impl Rules {
         for_it
             .map(|(index, filter)| {
                 let source = self.sources.get(first + index);
-                let outline = source.and_then(|source| Rsigma.explain(&source.texts(), &self.fields, event));
+                let outline = source
+                    .and_then(|source| Rsigma.explain(&source.texts(), &self.taxonomy, &self.fields, event));
                 (filter, outline)
             })
             .collect()
@@ -272,12 +273,12 @@ impl Rules {
 
     /// What `rule`, one of these, asks of an event.
     pub fn outline(&self, rule: &Detection) -> Option<Outline> {
-        Rsigma.outline(&self.source(&rule.meta.id)?.texts())
+        Rsigma.outline(&self.source(&rule.meta.id)?.texts(), &self.taxonomy)
     }
 
     /// The same, with what `event` has to say to each part. Costs a compilation: for a person who asks, not for a stream.
     pub fn explain(&self, rule: &Detection, event: &View<'_>) -> Option<Outline> {
-        Rsigma.explain(&self.source(&rule.meta.id)?.texts(), &self.fields, event)
+        Rsigma.explain(&self.source(&rule.meta.id)?.texts(), &self.taxonomy, &self.fields, event)
     }
 
     /// Whether `event` is of a log source that `rule`, one of these, is for.

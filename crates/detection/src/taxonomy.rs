@@ -21,7 +21,7 @@ pub struct TaxonomyError {
     reason: String,
 }
 
-/// Additions to both tables, as a document among the rules: `taxonomy: {logsources: […], fields: {…}}`.
+/// Additions to both tables, as a document among the rules: `taxonomy: {logsources: […], fields: {…}, placeholders: {…}}`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaxonomyDocument {
@@ -37,6 +37,7 @@ pub(crate) struct TaxonomyDocument {
 struct Additions {
     logsources: Vec<SourceEntry>,
     fields: BTreeMap<String, Vec<String>>,
+    placeholders: BTreeMap<String, Names>,
 }
 
 impl TaxonomyDocument {
@@ -55,6 +56,7 @@ impl TaxonomyDocument {
 pub struct Taxonomy {
     pub(crate) sources: Vec<SourceEntry>,
     fields: AHashMap<String, Vec<String>>,
+    placeholders: AHashMap<String, Names>,
 }
 
 /// Events that look like this are of these log sources.
@@ -175,12 +177,13 @@ impl Taxonomy {
             |table| move |error: serde_norway::Error| TaxonomyError { table, reason: error.to_string() };
         let sources: Vec<SourceEntry> = serde_norway::from_str(logsources).map_err(error("log source"))?;
         let fields: BTreeMap<String, Vec<String>> = serde_norway::from_str(fields).map_err(error("field"))?;
-        Ok(Self { sources, fields: fields.into_iter().collect() })
+        Ok(Self { sources, fields: fields.into_iter().collect(), placeholders: AHashMap::new() })
     }
 
-    /// Adds what a user has: log sources beside those there are, fields before the places they have.
+    /// Adds what a user has: log sources beside those there are, fields before the places they have, what placeholders stand for.
     pub(crate) fn extend(&mut self, document: TaxonomyDocument) {
-        let Additions { logsources, fields } = document.taxonomy;
+        let Additions { logsources, fields, placeholders } = document.taxonomy;
+        self.placeholders.extend(placeholders);
         self.sources.extend(logsources);
         for (field, mut places) in fields {
             let known = self.fields.entry(field).or_default();
@@ -188,6 +191,11 @@ impl Taxonomy {
             places.append(known);
             *known = places;
         }
+    }
+
+    /// The values that `%name%` stands for, where a rule asks for that by `|expand`; none where nobody has given any.
+    pub(crate) fn placeholder(&self, name: &str) -> Option<&[String]> {
+        self.placeholders.get(name).map(Names::as_slice)
     }
 
     /// Names under which the value of `field` may stand, best first, its own aside.

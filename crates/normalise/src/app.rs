@@ -125,7 +125,7 @@ fn kernel<'m>(message: &'m str, attributes: &mut Attributes) -> Option<Reading<'
 fn source_type(app: &str) -> Option<&'static str> {
     match app {
         "su" => Some("su"),
-        "cron" | "CRON" | "crond" => Some("cron"),
+        "cron" | "CRON" | "crond" | "crontab" | "anacron" => Some("cron"),
         _ => None,
     }
 }

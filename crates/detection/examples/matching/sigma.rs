@@ -10,7 +10,10 @@ pub const ARCHIVE: &str = "rules.tar.zst";
 /// The directories of rules that are current.
 const CURRENT: [&str; 4] = ["rules", "rules-emerging-threats", "rules-threat-hunting", "rules-compliance"];
 
-/// The rules, unpacked; the others beside the current ones are removed.
+/// A site's own values: two of the rules ask for the names of its certification authorities.
+const PLACEHOLDERS: &str = "taxonomy:\n  placeholders: {known_cdcs: [ca-1, ca-2]}\n";
+
+/// The rules, unpacked, with values for their placeholders; the others beside the current ones are removed.
 pub fn unpacked(archive: File) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut tar = Command::new("tar")
@@ -27,5 +30,6 @@ pub fn unpacked(archive: File) -> TempDir {
             std::fs::remove_dir_all(other.path()).unwrap();
         }
     }
+    std::fs::write(directory.path().join("placeholders.yml"), PLACEHOLDERS).unwrap();
     directory
 }

@@ -1,6 +1,6 @@
 //! Conditions over selections, with names resolved when the rule is compiled.
 
-use rsigma_parser::{ConditionExpr, Quantifier};
+use rsigma_parser::{ConditionExpr, Quantifier, SelectorPattern};
 
 use super::Refusal;
 
@@ -37,7 +37,7 @@ impl Condition {
                 let selections: Vec<usize> = names
                     .iter()
                     .enumerate()
-                    .filter(|(_, name)| pattern.matches_detection_name(name))
+                    .filter(|(_, name)| fits(pattern, name))
                     .map(|(index, _)| index)
                     .collect();
                 if selections.is_empty() {
@@ -78,6 +78,19 @@ impl Condition {
     }
 }
 
+/// Whether a selection is among those that a pattern means; rsigma knows one `*` in it.
+fn fits(pattern: &SelectorPattern, name: &str) -> bool {
+    let SelectorPattern::Pattern(pattern) = pattern else { return pattern.matches_detection_name(name) };
+    let mut texts = pattern.split('*');
+    let Some(mut rest) = texts.next().and_then(|start| name.strip_prefix(start)) else { return false };
+    let Some(end) = texts.next_back() else { return rest.is_empty() };
+    for text in texts {
+        let Some((_, behind)) = rest.split_once(text) else { return false };
+        rest = behind;
+    }
+    rest.ends_with(end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +109,11 @@ mod tests {
     #[case("1 of selection_*", &[1], true)]
     #[case("all of selection_*", &[1], false)]
     #[case("all of selection_*", &[0, 1], true)]
+    #[case("1 of s*_*a", &[0], true)]
+    #[case("1 of s*_*a", &[1], false)]
+    #[case("all of *ele*on*", &[0, 1], true)]
+    #[case("1 of s**b", &[1], true)]
+    #[case("1 of *", &[3], true)]
     #[case("2 of them", &[0, 2], true)]
     #[case("all of them", &[0, 1, 2], true)]
     #[case("selection_a or (selection_b and filter)", &[1, 2], true)]
@@ -107,6 +125,8 @@ mod tests {
     #[rstest]
     #[case("selection_c")]
     #[case("1 of other_*")]
+    #[case("1 of f*er*r")]
+    #[case("1 of filte")]
     fn names_that_nothing_answers_to_are_refused(#[case] text: &str) {
         assert!(compile(text).is_err());
     }

@@ -13,7 +13,9 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
-use super::{Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, text};
+use super::{
+    Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, placeholder, text,
+};
 use crate::attributes::MAX_NAMES;
 use crate::need::Need;
 use crate::outline::Outline;
@@ -57,19 +59,26 @@ impl Engine for Rsigma {
         Ok(None)
     }
 
-    fn outline(&self, documents: &[&str]) -> Option<Outline> {
-        Some(outline::of(&last_rule(documents)?, None))
+    fn outline(&self, documents: &[&str], taxonomy: &Taxonomy) -> Option<Outline> {
+        Some(outline::of(&last_rule(documents, taxonomy)?, None))
     }
 
-    fn explain(&self, documents: &[&str], fields: &Fields, event: &View<'_>) -> Option<Outline> {
-        Some(outline::of(&last_rule(documents)?, Some((fields, event))))
+    fn explain(
+        &self,
+        documents: &[&str],
+        taxonomy: &Taxonomy,
+        fields: &Fields,
+        event: &View<'_>,
+    ) -> Option<Outline> {
+        Some(outline::of(&last_rule(documents, taxonomy)?, Some((fields, event))))
     }
 }
 
 /// The last document's rule; of a filter the rule that matches where it holds.
-fn last_rule(documents: &[&str]) -> Option<SigmaRule> {
+fn last_rule(documents: &[&str], taxonomy: &Taxonomy) -> Option<SigmaRule> {
     let mut parsed = parse(&documents.join("\n---\n")).ok()?;
-    parsed.filters.pop().map(filter::as_rule).or_else(|| parsed.rules.pop())
+    let rule = parsed.filters.pop().map(filter::as_rule).or_else(|| parsed.rules.pop())?;
+    placeholder::fill(&rule, taxonomy).map(Cow::into_owned).ok()
 }
 
 fn parse(text: &str) -> Result<SigmaCollection, Refusal> {
@@ -168,7 +177,7 @@ impl Program {
         fields: &mut Fields,
         taxonomy: &Taxonomy,
     ) -> Result<Self, Refusal> {
-        let compiled = compile::compile(rule)?;
+        let compiled = compile::compile(placeholder::fill(rule, taxonomy)?.as_ref())?;
         for detection in compiled.detections.values() {
             intern(detection, fields, taxonomy);
         }
@@ -314,11 +323,13 @@ impl Item {
         };
         let value = event.get(field);
         if let Some(expected) = self.exists {
-            return value.is_some_and(|value| value != Value::Null) == expected;
+            return value.is_some() == expected;
         }
         match value {
-            Some(Value::Str(value)) => text::matches(&self.matcher, &value)
-                .unwrap_or_else(|| self.matcher.matches(&EventValue::Str(value), &Adapter(event))),
+            Some(Value::Str(value)) => text::matches(&self.matcher, &value).unwrap_or_else(|| {
+                let value = if is_time(&self.matcher) { with_t(value) } else { value };
+                self.matcher.matches(&EventValue::Str(value), &Adapter(event))
+            }),
             Some(value) => self.matcher.matches(&EventValue::from(value), &Adapter(event)),
             None => is_null(&self.matcher),
         }
@@ -332,6 +343,24 @@ fn is_null(matcher: &CompiledMatcher) -> bool {
         CompiledMatcher::AnyOf(parts) => parts.iter().any(is_null),
         _ => false,
     }
+}
+
+/// Whether a part of a time is compared.
+fn is_time(matcher: &CompiledMatcher) -> bool {
+    match matcher {
+        CompiledMatcher::TimestampPart { .. } => true,
+        CompiledMatcher::Not(inner) => is_time(inner),
+        CompiledMatcher::AnyOf(parts) | CompiledMatcher::AllOf(parts) => parts.iter().any(is_time),
+        _ => false,
+    }
+}
+
+/// A time with the `T` for which many write a blank: without it rsigma reads no fraction and no zone.
+fn with_t(mut time: Cow<'_, str>) -> Cow<'_, str> {
+    if time.as_bytes().get(10) == Some(&b' ') {
+        time.to_mut().replace_range(10..11, "T");
+    }
+    time
 }
 
 impl<'a> From<Value<'a>> for EventValue<'a> {

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
 use rstest::rstest;
+use schemas::{Event, Micros};
 use serde_json::{Value, json};
 
 use crate::testing::web_access;
@@ -15,13 +16,16 @@ use crate::{Subject, Taxonomy, load_documents};
 
 /// Whether the selection `s: {selection}` holds of an event with these attributes.
 fn holds(selection: &str, attributes: &Value) -> bool {
+    holds_of(selection, &web_access(attributes.to_string()))
+}
+
+fn holds_of(selection: &str, event: &Event<'_>) -> bool {
     let rule = format!(
         "title: x\nid: x\nlogsource: {{category: webserver}}\ndetection:\n  s: {selection}\n  condition: s\n"
     );
     let loaded = load_documents(Path::new("x.yml"), &rule, &Taxonomy::shipped().unwrap());
     assert_eq!(loaded.defects, [], "{rule}");
-    let event = web_access(attributes.to_string());
-    let view = loaded.rules.view(Subject::Event(&event));
+    let view = loaded.rules.view(Subject::Event(event));
     loaded.rules.matching(&view).count() == 1
 }
 
@@ -65,6 +69,46 @@ fn wildcards_and_dashes(#[case] selection: &str, #[case] value: &str, #[case] ex
 #[case::null_among_values_other("{x: [null, '']}", json!({"x": "a"}), false)]
 fn keywords_and_null(#[case] selection: &str, #[case] attributes: Value, #[case] expected: bool) {
     assert_eq!(holds(selection, &attributes), expected);
+}
+
+#[rstest]
+#[case::blank("{x|hour: 13}", "2024-03-07 13:45:09", true)]
+#[case::blank_and_fraction("{x|minute: [44, 45]}", "2024-03-07 13:45:09.123456", true)]
+#[case::blank_and_zone("{x|hour: 12}", "2024-03-07 13:45:09+01:00", true)]
+#[case::another_hour("{x|hour: 12}", "2024-03-07 13:45:09.123", false)]
+#[case::no_time("{x|hour: 12}", "2024-03-0712:13", false)]
+#[case::year("{x|year: 2024}", "2024-03-07T13:45:09.1Z", true)]
+fn parts_of_times(#[case] selection: &str, #[case] value: &str, #[case] expected: bool) {
+    assert_eq!(holds(selection, &json!({ "x": value })), expected);
+}
+
+#[rstest]
+#[case("{x|exists: true}", json!({"x": null}), true)]
+#[case("{x|exists: false}", json!({"x": null}), false)]
+#[case("{x|exists: true}", json!({"x": ""}), true)]
+#[case("{x|exists: true}", json!({"y": 1}), false)]
+fn a_field_exists_whatever_its_value(
+    #[case] selection: &str,
+    #[case] attributes: Value,
+    #[case] expected: bool,
+) {
+    assert_eq!(holds(selection, &attributes), expected);
+}
+
+/// What fills a column has no attribute of that name any more.
+#[rstest]
+#[case("{UtcTime|hour: 17}", true)]
+#[case("{'@timestamp|startswith': '2024-03-07T17:30:00.5'}", true)]
+#[case("{time|minute: 31}", false)]
+#[case("{Message|contains: lsass}", true)]
+#[case("{USER: root}", true)]
+fn names_that_fill_a_column_find_it(#[case] selection: &str, #[case] expected: bool) {
+    let event = Event {
+        time: Micros(1_709_832_600_500_000),
+        message: Some("a dump of lsass".into()),
+        ..web_access(json!({"run_as": "root"}).to_string())
+    };
+    assert_eq!(holds_of(selection, &event), expected);
 }
 
 proptest! {

@@ -12,7 +12,9 @@ mod literals;
 mod need;
 mod outline;
 mod placeholder;
+mod raw;
 mod rsigma;
+mod shape;
 mod text;
 
 use std::borrow::Cow;

@@ -62,14 +62,14 @@ fn a_mistake_is_told_with_its_line_and_costs_only_its_document() {
 }
 
 #[test]
-fn a_condition_that_names_nothing_is_told_at_its_document() {
+fn a_condition_that_names_nothing_is_told_at_its_line() {
     let text = format!(
         "{}---\n{}",
         rule("1", "a"),
         rule("2", "b").replace("condition: selection", "condition: nothing")
     );
     let (line, reason) = one_defect(&text);
-    assert_eq!(line, 11);
+    assert_eq!(line, 18);
     assert!(reason.contains("nothing"), "{reason}");
 }
 

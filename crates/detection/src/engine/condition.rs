@@ -79,7 +79,7 @@ impl Condition {
 }
 
 /// Whether a selection is among those that a pattern means; rsigma knows one `*` in it.
-fn fits(pattern: &SelectorPattern, name: &str) -> bool {
+pub(super) fn fits(pattern: &SelectorPattern, name: &str) -> bool {
     let SelectorPattern::Pattern(pattern) = pattern else { return pattern.matches_detection_name(name) };
     let mut texts = pattern.split('*');
     let Some(mut rest) = texts.next().and_then(|start| name.strip_prefix(start)) else { return false };

@@ -3,26 +3,33 @@
 use rsigma_parser::{ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, WindowMode};
 
 use super::Refusal;
+use super::raw::Raw;
 use super::rsigma::{identity, severity};
 use crate::rule::{Condition, Correlation, Kind, MAX_RULES, MAX_THRESHOLD, MAX_TIMESPAN, Meta};
 
-/// Checks a correlation. `text` is its document, which says what the parser fills in by itself.
-pub(super) fn compile(rule: CorrelationRule, text: &str, hash: &str) -> Result<Correlation, Refusal> {
+/// Checks a correlation. `raw` is what its document says, and not what the parser fills in by itself.
+pub(super) fn compile(rule: CorrelationRule, raw: &Raw<'_>, hash: &str) -> Result<Correlation, Refusal> {
     if rule.window != WindowMode::Sliding {
         let mode = rule.window.as_str();
-        return Err(Refusal::new(format!("{mode} windows are not supported, only sliding ones")));
+        return Err(raw.refuse(
+            &["correlation", "window"],
+            format!("{mode} windows are not supported, only sliding ones"),
+        ));
     }
     if rule.rules.is_empty() {
-        return Err(Refusal::new("the correlation names no rules"));
+        return Err(raw.refuse(&["correlation", "rules"], "the correlation names no rules"));
     }
     if rule.timespan.seconds == 0 || rule.timespan.seconds > MAX_TIMESPAN {
-        return Err(Refusal::new(format!(
+        let reason = format!(
             "timespan {} is out of range: 1s to {}d, as long as signals are kept",
             rule.timespan.original,
             MAX_TIMESPAN / 86_400
-        )));
+        );
+        return Err(raw.refuse(&["correlation", "timespan"], reason));
     }
-    let (kind, condition) = counted(&rule, says_condition(text))?;
+    let said = raw.map.get("correlation").is_some_and(|section| section.get("condition").is_some());
+    let (kind, condition) = counted(&rule, said)
+        .map_err(|refusal| raw.at(&["correlation", if said { "condition" } else { "type" }], refusal))?;
     let aliases = rule.aliases.into_iter().flat_map(|alias| {
         let name = alias.alias;
         alias.mapping.into_iter().map(move |(rule, field)| (name.clone(), rule, field)).collect::<Vec<_>>()
@@ -31,7 +38,7 @@ pub(super) fn compile(rule: CorrelationRule, text: &str, hash: &str) -> Result<C
     aliases.sort();
     Ok(Correlation {
         meta: Meta {
-            id: identity(rule.id.as_ref(), rule.name.as_ref())?,
+            id: identity(raw, rule.id.as_ref(), rule.name.as_ref())?,
             name: rule.name,
             hash: hash.to_owned(),
             title: rule.title,
@@ -52,12 +59,7 @@ pub(super) fn compile(rule: CorrelationRule, text: &str, hash: &str) -> Result<C
     })
 }
 
-/// Whether the correlation says a condition: the parser makes one up for the temporal types.
-fn says_condition(text: &str) -> bool {
-    let document: Option<serde_norway::Value> = serde_norway::from_str(text).ok();
-    document.as_ref().and_then(|document| document.get("correlation")?.get("condition")).is_some()
-}
-
+/// `said` is whether there is a condition: the parser makes one up for the temporal types.
 fn counted(rule: &CorrelationRule, said: bool) -> Result<(Kind, Condition), Refusal> {
     let name = rule.correlation_type.as_str();
     let CorrelationCondition::Threshold { predicates, field, .. } = &rule.condition else {

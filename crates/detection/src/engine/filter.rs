@@ -3,26 +3,28 @@
 use std::collections::HashMap;
 
 use rsigma_parser::{FilterRule, FilterRuleTarget, SigmaRule};
-use serde_norway::Value as Yaml;
 
+use super::raw::Raw;
 use super::rsigma::{Program, lower};
-use super::{Document, Refusal, bounds};
+use super::{Document, Refusal, bounds, shape};
 use crate::rule::{Filter, Targets};
 use crate::taxonomy::Taxonomy;
 use crate::view::Fields;
 
-/// Compiles a filter that the last of `documents` holds.
+/// Compiles a filter. `text` is its document, `raw` what that says.
 pub(super) fn compile(
     filter: FilterRule,
-    documents: &[&str],
+    text: &str,
+    raw: &Raw<'_>,
     fields: &mut Fields,
     taxonomy: &Taxonomy,
 ) -> Result<Document, Refusal> {
     let targets = match &filter.rules {
         FilterRuleTarget::Specific(rules) => Targets::Rules(rules.clone()),
-        FilterRuleTarget::Any if says_any(documents) => Targets::Any,
+        FilterRuleTarget::Any if says_any(raw) => Targets::Any,
         FilterRuleTarget::Any => {
-            return Err(Refusal::new(
+            return Err(raw.refuse(
+                &["filter", "rules"],
                 "filter.rules names no rule; for all of its logsource write `rules: any`",
             ));
         }
@@ -32,22 +34,18 @@ pub(super) fn compile(
     }
     let orgs = orgs(&filter)?;
     let rule = as_rule(filter);
-    if let Some(text) = documents.last() {
-        bounds::check_rule(&rule, text)?;
-    }
-    let matcher = Box::new(Program::compile(&rule, fields, taxonomy)?);
+    bounds::check_rule(&rule, text)?;
+    shape::check_counts(raw, &rule.detection)?;
+    let matcher = Box::new(Program::compile(&rule, raw, fields, taxonomy)?);
+    shape::check_id(raw)?;
     let logsource = lower(rule.logsource);
     Ok(Document::Filter(Filter { id: rule.id, title: rule.title, targets, logsource, orgs, matcher }))
 }
 
 /// A missing or empty list of rules reads the same as `any` to the parser, and would silence everything.
-fn says_any(documents: &[&str]) -> bool {
-    documents.iter().any(|text| {
-        let rules = serde_norway::from_str::<Yaml>(text)
-            .ok()
-            .and_then(|yaml| yaml.get("filter")?.get("rules").cloned());
-        rules.is_some_and(|rules| rules.as_str().is_some_and(|word| word.eq_ignore_ascii_case("any")))
-    })
+fn says_any(raw: &Raw<'_>) -> bool {
+    let rules = raw.map.get("filter").and_then(|filter| filter.get("rules")?.as_str());
+    rules.is_some_and(|word| word.eq_ignore_ascii_case("any"))
 }
 
 /// Orgs that the filter is for; empty for all.

@@ -13,8 +13,10 @@ use rsigma_parser::{Level, SigmaCollection, SigmaRule, parse_sigma_yaml};
 use serde_json::Value as Json;
 
 use super::condition::Condition;
+use super::raw::Raw;
 use super::{
-    Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, placeholder, text,
+    Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, placeholder, shape,
+    text,
 };
 use crate::attributes::MAX_NAMES;
 use crate::need::Need;
@@ -37,24 +39,28 @@ impl Engine for Rsigma {
     ) -> Result<Option<Document>, Refusal> {
         let Some((last, earlier)) = documents.split_last() else { return Ok(None) };
         bounds::check_text(last)?;
+        let raw = Raw::read(documents)?;
+        raw.as_ref().map_or(Ok(()), shape::check)?;
         let before =
             if earlier.is_empty() { SigmaCollection::new() } else { parse(&earlier.join("\n---\n"))? };
         let mut parsed = parse(&documents.join("\n---\n"))?;
         if let Some(error) = parsed.errors.get(before.errors.len()) {
             return Err(locate(error, last, documents));
         }
+        let Some(raw) = raw else { return Ok(None) };
         if parsed.filters.len() > before.filters.len() {
             let filter = parsed.filters.pop().ok_or_else(|| Refusal::new("the filter is empty"))?;
-            return filter::compile(filter, documents, fields, taxonomy).map(Some);
+            return filter::compile(filter, last, &raw, fields, taxonomy).map(Some);
         }
         if parsed.correlations.len() > before.correlations.len() {
             let rule = parsed.correlations.pop().ok_or_else(|| Refusal::new("the correlation is empty"))?;
-            return correlation::compile(rule, last, hash).map(|rule| Some(Document::Correlation(rule)));
+            return correlation::compile(rule, &raw, hash).map(|rule| Some(Document::Correlation(rule)));
         }
         if parsed.rules.len() > before.rules.len() {
             let rule = parsed.rules.pop().ok_or_else(|| Refusal::new("the rule is empty"))?;
             bounds::check_rule(&rule, last)?;
-            return detection(rule, hash, fields, taxonomy).map(Some);
+            shape::check_counts(&raw, &rule.detection)?;
+            return detection(rule, &raw, hash, fields, taxonomy).map(Some);
         }
         Ok(None)
     }
@@ -111,20 +117,22 @@ pub(super) fn severity(level: Option<Level>) -> i32 {
     }
 }
 
-pub(super) fn identity(id: Option<&String>, name: Option<&String>) -> Result<String, Refusal> {
+pub(super) fn identity(raw: &Raw<'_>, id: Option<&String>, name: Option<&String>) -> Result<String, Refusal> {
+    shape::check_id(raw)?;
     id.or(name).cloned().ok_or_else(|| Refusal::new("the rule has neither an id nor a name"))
 }
 
 fn detection(
     rule: SigmaRule,
+    raw: &Raw<'_>,
     hash: &str,
     fields: &mut Fields,
     taxonomy: &Taxonomy,
 ) -> Result<Document, Refusal> {
-    let matcher = Program::compile(&rule, fields, taxonomy)?;
+    let matcher = Program::compile(&rule, raw, fields, taxonomy)?;
     Ok(Document::Detection {
         meta: Meta {
-            id: identity(rule.id.as_ref(), rule.name.as_ref())?,
+            id: identity(raw, rule.id.as_ref(), rule.name.as_ref())?,
             name: rule.name,
             hash: hash.to_owned(),
             title: rule.title,
@@ -171,13 +179,15 @@ pub(super) struct Item {
 }
 
 impl Program {
-    /// The program of a rule, whose field names are given ids.
+    /// The program of a rule, whose field names are given ids. `raw` is what its document says.
     pub(super) fn compile(
         rule: &SigmaRule,
+        raw: &Raw<'_>,
         fields: &mut Fields,
         taxonomy: &Taxonomy,
     ) -> Result<Self, Refusal> {
-        let compiled = compile::compile(placeholder::fill(rule, taxonomy)?.as_ref())?;
+        let filled = placeholder::fill(rule, taxonomy)?;
+        let compiled = compile::compile(&filled).map_err(|refusal| shape::blame(raw, &filled, refusal))?;
         for detection in compiled.detections.values() {
             intern(detection, fields, taxonomy);
         }
@@ -187,6 +197,7 @@ impl Program {
             )));
         }
         Self::with_known_fields(compiled, fields)
+            .map_err(|refusal| raw.at(&[raw.section(), "condition"], refusal))
     }
 
     /// The program of a rule whose field names all have ids.

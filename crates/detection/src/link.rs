@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ahash::{AHashMap, AHashSet};
 
 use crate::load::Source;
-use crate::names::{Named, Names};
+use crate::names::{Named, Names, Origins};
 use crate::rule::{Correlation, Detection, Feed, Kind, MAX_TIMESPAN};
 use crate::taxonomy::Taxonomy;
 use crate::view::Fields;
@@ -64,14 +64,16 @@ pub(crate) struct Linked {
 pub(crate) fn link(
     mut correlations: Vec<Placed>,
     detections: &mut [Detection],
+    origins: &Origins,
     fields: &mut Fields,
     taxonomy: &Taxonomy,
 ) -> Linked {
     let mut linked = Linked::default();
     let mut refused: BTreeSet<String> = BTreeSet::new();
+    name_alike(&mut correlations, detections, origins);
     // One that is refused takes those along that build upon it.
     let links = loop {
-        let known = Known::new(&correlations, detections, &refused);
+        let known = Known::new(&correlations, detections, &refused, origins);
         let reasons = match known.links() {
             Ok(links) => break links,
             Err(reasons) => known.with_dependents(reasons),
@@ -137,11 +139,13 @@ type Reasons = Vec<(usize, String)>;
 type Roots = Vec<(usize, Vec<usize>)>;
 
 impl<'a> Known<'a> {
-    fn new(correlations: &'a [Placed], detections: &'a [Detection], refused: &'a BTreeSet<String>) -> Self {
-        let names = Names::new(
-            detections.iter().map(|rule| &rule.meta),
-            correlations.iter().map(|(_, _, rule)| &rule.meta),
-        );
+    fn new(
+        correlations: &'a [Placed],
+        detections: &'a [Detection],
+        refused: &'a BTreeSet<String>,
+        origins: &'a Origins,
+    ) -> Self {
+        let names = names(correlations, detections, origins);
         Self { correlations, detections, refused, names }
     }
 
@@ -239,7 +243,8 @@ impl<'a> Known<'a> {
                     return Err(built_upon_refused(reference));
                 }
                 None => {
-                    return Err(format!("the correlation names the rule '{reference}', which is not there"));
+                    let why = self.names.why_not(reference);
+                    return Err(format!("the correlation names the rule '{reference}', {why}"));
                 }
                 Some(Named::Detection(at)) => {
                     of_detections = true;
@@ -264,6 +269,7 @@ impl<'a> Known<'a> {
             return Err("an event_count counts matches either of detections or of correlations, not of both"
                 .to_owned());
         }
+        check_aliases(rule)?;
         Ok(link)
     }
 
@@ -354,6 +360,48 @@ impl<'a> Known<'a> {
         }
         Ok(roots)
     }
+}
+
+fn names<'a>(correlations: &'a [Placed], detections: &'a [Detection], origins: &'a Origins) -> Names<'a> {
+    let correlations = correlations.iter().map(|(_, _, rule)| &rule.meta);
+    Names::new(detections.iter().map(|rule| &rule.meta), correlations, origins)
+}
+
+/// Makes aliases call a rule as their correlation does, which may be by its id where they say its name.
+fn name_alike(correlations: &mut [Placed], detections: &[Detection], origins: &Origins) {
+    let names = names(correlations, detections, origins);
+    let alike = |rule: &Correlation| {
+        let called: AHashMap<&str, &String> =
+            rule.rules.iter().filter_map(|reference| Some((names.id(reference)?, reference))).collect();
+        let each = rule.aliases.iter().map(|(_, of, _)| match names.id(of).and_then(|id| called.get(id)) {
+            Some(reference) => String::clone(reference),
+            None => of.clone(),
+        });
+        each.collect::<Vec<String>>()
+    };
+    let all: Vec<Vec<String>> = correlations.iter().map(|(_, _, rule)| alike(rule)).collect();
+    for ((_, _, rule), alike) in correlations.iter_mut().zip(all) {
+        rule.aliases.iter_mut().zip(alike).for_each(|((_, of, _), alike)| *of = alike);
+    }
+}
+
+/// Whether each alias is of rules of the correlation, of each once.
+fn check_aliases(rule: &Correlation) -> Result<(), String> {
+    let rules: AHashSet<&String> = rule.rules.iter().collect();
+    let mut seen = AHashSet::new();
+    for (alias, of, _) in &rule.aliases {
+        if !rules.contains(of) {
+            return Err(format!(
+                "the alias '{alias}' names '{of}', which is none of the correlation's rules"
+            ));
+        }
+        if !seen.insert((alias, of)) {
+            return Err(format!(
+                "the alias '{alias}' names the rule '{of}' twice, by its id and by its name"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn built_upon_refused(reference: &str) -> String {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::Refusal;
 use crate::load::DefectKind;
-use crate::names::Names;
+use crate::names::{Names, Origins};
 use crate::own;
 use crate::rule::{ALERT_SEVERITY, Correlation, Detection};
 
@@ -99,11 +99,12 @@ impl Orgs {
         documents: Vec<(usize, OrgsDocument)>,
         detections: &[Detection],
         correlations: &[Correlation],
+        origins: &Origins,
     ) -> (Self, Vec<(usize, DefectKind, String)>) {
         let mut wrong = Vec::new();
         let mut sections: BTreeMap<String, Section> = BTreeMap::new();
-        let names =
-            Names::new(detections.iter().map(|rule| &rule.meta), correlations.iter().map(|rule| &rule.meta));
+        let (first, second) = (detections.iter(), correlations.iter());
+        let names = Names::new(first.map(|rule| &rule.meta), second.map(|rule| &rule.meta), origins);
         let ids = Ids { detections, correlations, names };
         for (document, OrgsDocument { orgs, .. }) in documents {
             let mut tell = |reason: String| wrong.push((document, DefectKind::Refused, reason));
@@ -134,9 +135,8 @@ impl Ids<'_> {
         let mut known = |reference: String| {
             let id = self.names.id(&reference).map(str::to_owned);
             if id.is_none() {
-                tell(format!(
-                    "orgs: '{org}' names the rule '{reference}', which is not there; the rest applies"
-                ));
+                let why = self.names.why_not(&reference);
+                tell(format!("orgs: '{org}' names the rule '{reference}', {why}; the rest applies"));
             }
             id
         };

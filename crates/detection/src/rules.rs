@@ -7,7 +7,7 @@ use ahash::AHashMap;
 use crate::engine::{Document, Engine, Rsigma};
 use crate::link::{Link, Placed, link};
 use crate::load::{DefectKind, Source};
-use crate::names::{Named, Names};
+use crate::names::{Named, Names, Origins};
 use crate::need::Need;
 use crate::orgs::{Orgs, OrgsDocument};
 use crate::outline::Outline;
@@ -77,7 +77,7 @@ impl Rules {
         taxonomy: Taxonomy,
     ) -> (Self, Vec<LeftOut>) {
         let mut left_out = Vec::new();
-        let mut seen: AHashMap<String, Source> = AHashMap::new();
+        let mut seen = Origins::new();
         let mut detections: Vec<(Source, Detection)> = Vec::new();
         let mut correlations: Vec<Placed> = Vec::new();
         let mut filters: Vec<(usize, Source, Filter)> = Vec::new();
@@ -112,13 +112,13 @@ impl Rules {
         correlations.sort_by(|(.., a), (.., b)| a.meta.id.cmp(&b.meta.id));
 
         let (mut sources, mut detections): (Vec<Source>, Vec<Detection>) = detections.into_iter().unzip();
-        let linked = link(correlations, &mut detections, &mut fields, &taxonomy);
+        let linked = link(correlations, &mut detections, &seen, &mut fields, &taxonomy);
         let refused = |(index, reason)| (index, DefectKind::Refused, reason);
         left_out.extend(linked.left_out.into_iter().map(refused));
         let (more, correlations): (Vec<Source>, Vec<Correlation>) = linked.rules.into_iter().unzip();
         sources.extend(more);
         filters.sort_by(|(.., a), (.., b)| a.identity().cmp(b.identity()));
-        let names = Names::new(detections.iter().map(|rule| &rule.meta), std::iter::empty());
+        let names = Names::new(detections.iter().map(|rule| &rule.meta), std::iter::empty(), &seen);
         let mut kept = Vec::new();
         let mut filters_of: Vec<Vec<usize>> = vec![Vec::new(); detections.len()];
         for (index, source, filter) in filters {
@@ -135,7 +135,7 @@ impl Rules {
         }
         let filters = kept;
         sources.extend(others);
-        let (orgs, wrong) = Orgs::new(orgs, &detections, &correlations);
+        let (orgs, wrong) = Orgs::new(orgs, &detections, &correlations, &seen);
         left_out.extend(wrong);
 
         let groups = groups(&detections);
@@ -340,9 +340,8 @@ fn attach(
         Targets::Rules(rules) => {
             for reference in rules {
                 let Some(Named::Detection(at)) = names.get(reference) else {
-                    return Err(format!(
-                        "the filter names the detection rule '{reference}', which is not there"
-                    ));
+                    let why = names.why_not(reference);
+                    return Err(format!("the filter names the detection rule '{reference}', {why}"));
                 };
                 if !is_for(&at) {
                     return Err(format!("the rule '{reference}' is of another logsource than the filter"));

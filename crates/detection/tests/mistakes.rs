@@ -235,3 +235,50 @@ fn what_a_global_document_says_is_checked_in_those_that_build_upon_it() {
     let [defect] = defects.as_slice() else { panic!("{defects:?}") };
     assert_eq!((defect.line, defect.reason.contains("the level is 7")), (5, true), "{defect}");
 }
+
+#[rstest]
+#[case::name("{c: {ra: d}}", "")]
+#[case::id("{c: {'1': d, '2': e}}", "")]
+#[case::of_no_rule("{c: {typo: d}}", "the alias 'c' names 'typo', which is none of the correlation's rules")]
+#[case::of_another_rule("{c: {'3': d}}", "the alias 'c' names '3', which is none of the correlation's rules")]
+#[case::twice("{c: {'1': d, ra: e}}", "the alias 'c' names the rule 'ra' twice")]
+fn aliases_call_rules_by_name_or_id(#[case] aliases: &str, #[case] reason: &str) {
+    let other = RULE.replace("'9'", "'3'");
+    let aliased = CORRELATION.replace("group-by", &format!("aliases: {aliases}\n  group-by"));
+    let (rules, defects) = documents(&format!("{RULES}{other}---\n{aliased}"));
+    let reasons: Vec<&str> = defects.iter().map(|defect| defect.reason.as_str()).collect();
+    match reason {
+        "" => {
+            assert_eq!(reasons, [""; 0]);
+            let aliases = &rules.correlations()[0].aliases;
+            assert!(aliases.contains(&("c".to_owned(), "ra".to_owned(), "d".to_owned())), "{aliases:?}");
+        }
+        reason => assert!(reasons.len() == 1 && reasons[0].contains(reason), "{reasons:?}"),
+    }
+}
+
+const DOUBLED: &str =
+    "which two rules are called, at rules.yml:1 and at rules.yml:18: a name is to be unique";
+
+#[rstest]
+#[case::correlation(CORRELATION, &format!("the correlation names the rule 'ra', {DOUBLED}"))]
+#[case::filter(FILTER, &format!("the filter names the detection rule 'ra', {DOUBLED}"))]
+#[case::orgs("orgs:\n  acme: {disable: [ra]}\n", &format!("orgs: 'acme' names the rule 'ra', {DOUBLED}"))]
+#[case::by_id(&CORRELATION.replace("ra", "'1'"), "")]
+#[case::nothing("", "")]
+fn a_name_that_two_rules_have_means_neither(#[case] document: &str, #[case] reason: &str) {
+    let second = RULE.replace("id: '9'", "id: '3'\nname: ra");
+    let (rules, defects) = documents(&format!("{RULES}{second}---\n{document}"));
+    assert_eq!(rules.detections().len(), 3, "both are rules all the same");
+    match (reason, defects.as_slice()) {
+        ("", defects) => assert_eq!(defects, []),
+        (reason, [defect]) => assert!(defect.reason.starts_with(reason), "{defect}"),
+        _ => panic!("{defects:?}"),
+    }
+}
+
+#[test]
+fn rules_of_the_same_title_are_not_of_the_same_name() {
+    let second = RULE.replace("title: t", "title: a");
+    assert_eq!(documents(&format!("{RULES}{second}---\n{}", CORRELATION.replace("'9'", "'8'"))).1, []);
+}

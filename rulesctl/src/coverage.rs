@@ -7,8 +7,9 @@ use detection::{LogSource, Meta, Rules};
 
 use crate::rules::level;
 
-/// Tactics in the order of an attack, as tags name them and as people do.
-const TACTICS: [(&str, &str); 14] = [
+/// Tactics in the order of an attack, as tags name them and as people do. ATT&CK has split defense evasion into the two
+/// after it, of which SigmaHQ's rules have the tags; rules that are older have its own.
+const TACTICS: [(&str, &str); 16] = [
     ("reconnaissance", "Reconnaissance"),
     ("resource-development", "Resource development"),
     ("initial-access", "Initial access"),
@@ -16,6 +17,8 @@ const TACTICS: [(&str, &str); 14] = [
     ("persistence", "Persistence"),
     ("privilege-escalation", "Privilege escalation"),
     ("defense-evasion", "Defense evasion"),
+    ("stealth", "Stealth"),
+    ("defense-impairment", "Defense impairment"),
     ("credential-access", "Credential access"),
     ("discovery", "Discovery"),
     ("lateral-movement", "Lateral movement"),

@@ -9,6 +9,7 @@ mod columns;
 mod correlate;
 mod directory;
 mod engine;
+mod files;
 mod link;
 mod load;
 mod names;
@@ -32,6 +33,7 @@ pub use correlate::{
     ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, Limits, MAX_ENTITIES, When,
 };
 pub use directory::{Directory, OpenError};
+pub use files::files;
 pub use load::{Defect, DefectKind, Loaded, fingerprint, load, load_documents};
 pub use outline::{Found, Outline, Part, Selection, Stated, Test, Verdict};
 pub use route::log_sources;

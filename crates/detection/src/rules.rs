@@ -266,6 +266,16 @@ impl Rules {
             .collect()
     }
 
+    /// The severity of `rule`, one of these, for `org`.
+    pub fn severity_id(&self, rule: &Meta, org: &str) -> i32 {
+        self.orgs.stance(org, &rule.id).map_or(rule.severity_id, |stance| stance.severity_id)
+    }
+
+    /// File and line, from 1, of every document that is in force, at least in part.
+    pub fn places(&self) -> impl Iterator<Item = (&Path, usize)> {
+        self.sources.iter().map(|source| (source.path.as_ref(), source.line))
+    }
+
     /// File and line, from 1, of the rule of that id.
     pub fn origin(&self, id: &str) -> Option<(&Path, usize)> {
         self.source(id).map(|source| (source.path.as_ref(), source.line))

@@ -1,7 +1,9 @@
 //! `check`: whether rules compile, and what about them is not as meant.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use detection::DefectKind;
 use serde::Serialize;
 
@@ -10,17 +12,17 @@ use crate::lint::Linter;
 /// What became of the rules of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// Rule documents.
+    /// Rules that compile, and documents that were to be one.
     pub rules: usize,
-    /// Those that compile.
+    /// Rules that compile.
     pub compiled: usize,
-    /// Those that do not.
+    /// What does not compile, is left out for its id, or cannot be applied.
     pub errors: Vec<Problem>,
     /// What compiles and deserves a look.
     pub warnings: Vec<Warning>,
 }
 
-/// A document that is no rule.
+/// Something wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// File it is in.
@@ -38,7 +40,7 @@ pub struct Warning {
     pub path: PathBuf,
     /// Line in the file where the rule begins, from 1.
     pub line: usize,
-    /// `field`, `logsource`, `cost` or `duplicate_id`.
+    /// `field`, `logsource` or `cost`.
     pub kind: &'static str,
     /// What it is.
     pub reason: String,
@@ -47,22 +49,24 @@ pub struct Warning {
 /// Checks the rules under `path`, a directory or a file.
 ///
 /// # Errors
-/// The path cannot be read.
+/// The path cannot be read, or nothing under it is a rule.
 pub fn check(path: &Path) -> anyhow::Result<Checked> {
     let (rules, defects) = crate::rules::open(path)?;
-    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-    let mut taken = 0;
-    for defect in defects {
-        let (path, line, reason) = (defect.path, defect.line, defect.reason);
-        match defect.kind {
-            DefectKind::Refused => errors.push(Problem { path, line, reason }),
-            DefectKind::TakenId => {
-                taken += 1;
-                let reason = format!("{reason}; this one is left out");
-                warnings.push(Warning { path, line, kind: "duplicate_id", reason });
-            }
-        }
-    }
+    // One of orgs applies as far as it can, and may have several errors.
+    let in_force: BTreeSet<(&Path, usize)> = rules.places().collect();
+    let places = defects.iter().map(|defect| (defect.path.as_path(), defect.line));
+    let refused = places.filter(|place| !in_force.contains(place)).collect::<BTreeSet<_>>().len();
+    let problem = |defect: detection::Defect| Problem {
+        reason: match defect.kind {
+            DefectKind::Refused => defect.reason,
+            DefectKind::TakenId => format!("{}; this one is left out", defect.reason),
+        },
+        path: defect.path,
+        line: defect.line,
+    };
+    let mut errors: Vec<Problem> = defects.into_iter().map(problem).collect();
+    ensure!(!(rules.is_empty() && errors.is_empty()), "{} has no rules that compile", path.display());
+    let mut warnings = Vec::new();
     let linter = Linter::new()?;
     for rule in rules.detections() {
         let Some((path, line)) = rules.origin(&rule.meta.id) else { continue };
@@ -71,6 +75,6 @@ pub fn check(path: &Path) -> anyhow::Result<Checked> {
     }
     errors.sort();
     warnings.sort();
-    let compiled = rules.len() + taken;
-    Ok(Checked { rules: compiled + errors.len(), compiled, errors, warnings })
+    let compiled = rules.len();
+    Ok(Checked { rules: compiled + refused, compiled, errors, warnings })
 }

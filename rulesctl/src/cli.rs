@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
-use detection::{Detection, Rules, Subject};
+use detection::{Defect, Detection, Rules, Subject};
 use normalise::FindingRecord;
 use schemas::{Micros, Stream};
 
 use crate::check::check;
 use crate::clock::{Clock, ORG};
-use crate::events::{Batch, Complaints, Events, Line, Shape};
+use crate::events::{Batch, Complaints, Events, Line, Shape, without_mark};
 use crate::explain::explain;
 use crate::matches::{Matched, input, match_lines};
 use crate::output::{self, Format, Output, TestFormat};
@@ -161,7 +161,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => run_replay(args, &mut out),
         Command::Explain(args) => run_explain(&args, &mut out),
         Command::Coverage(args) => rules::some(&args.path, &mut say)
-            .and_then(|rules| out.text(&crate::coverage::coverage(&rules)))
+            .and_then(|found| out.text(&crate::coverage::coverage(&found.rules)))
             .map(|()| true),
     };
     match result.and_then(|ok| out.flush().map(|()| ok)) {
@@ -249,18 +249,19 @@ fn each_batch(
 }
 
 fn run_match(source: &Source, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
-    let rules = rules::some(&source.rules, &mut say)?;
+    let found = rules::some(&source.rules, &mut say)?;
+    let rules = &found.rules;
     let mut events = Events::open(&source.events)?;
     let mut total = Matched::default();
     each_batch(source, &mut events, &mut |batch| {
         let matched =
-            match_lines(&rules, batch, source.input, &source.org, source.stream.into(), &mut |hit, meta| {
+            match_lines(rules, batch, source.input, &source.org, source.stream.into(), &mut |hit, meta| {
                 match source.format {
                     Format::Json => out.json(&hit),
                     Format::Table => out.text(&format!(
                         "{:>8}  {:13}  {}  {}\n",
                         hit.index,
-                        rules::level(meta.severity_id),
+                        rules::level(rules.severity_id(meta, &source.org)),
                         hit.rule_id,
                         meta.title
                     )),
@@ -275,13 +276,14 @@ fn run_match(source: &Source, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
         0 => String::new(),
         count => format!(", {count} passed over"),
     };
-    say(&format!("{} events{passed_over}, {} rules, {} hits", total.events, rules.len(), total.hits));
+    say(&format!("{} events{passed_over}, {}, {} hits", total.events, found.count(), total.hits));
     Ok(true)
 }
 
 fn run_replay(args: ReplayArgs, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let ReplayArgs { source, time_field, year } = args;
-    let rules = rules::some(&source.rules, &mut say)?;
+    let found = rules::some(&source.rules, &mut say)?;
+    let rules = &found.rules;
     let mut events = Events::open(&source.events)?;
     let mut clock = Clock::new(source.input, time_field.clone(), year);
     let mut replay = Replay::new(rules.clone());
@@ -295,7 +297,7 @@ fn run_replay(args: ReplayArgs, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let late = replay.late();
     let incidents = replay.finish();
     match source.format {
-        Format::Table => out.text(&output::incidents(&incidents, &rules))?,
+        Format::Table => out.text(&output::incidents(&incidents, rules, &source.org))?,
         Format::Json => incidents.iter().try_for_each(|incident| out.json(incident))?,
     }
     if late > 0 {
@@ -309,7 +311,7 @@ fn run_replay(args: ReplayArgs, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
         say(&format!("{count} events have no time in {field}; they have the one of production"));
     }
     let count = incidents.len();
-    say(&format!("{} events, {} rules, {count} incidents", events.events_read(), rules.len()));
+    say(&format!("{} events, {}, {count} incidents", events.events_read(), found.count()));
     Ok(true)
 }
 
@@ -331,6 +333,9 @@ fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
     let of_file = of_file(&rules, &args.rule)?;
     let bytes = read_event(&args.event)?;
     let line = Line { index: 0, number: 1, bytes: &bytes };
+    if let Some(complaint) = Complaints::default().about(&args.event, &line, Shape::Jsonl) {
+        say(&complaint);
+    }
     let input = input(&line, Shape::Jsonl, &args.org, Micros::now());
     let rejected = |reject: schemas::Reject<'_>| {
         anyhow::anyhow!("the event is rejected: {}: {}", reject.reason, reject.detail)
@@ -351,11 +356,25 @@ fn run_explain(args: &Explain, out: &mut Stdout<'_>) -> anyhow::Result<bool> {
             },
         }
     }
-    if texts.is_empty() && defects.is_empty() {
-        bail!("{} has no detection rule; a correlation counts matches of others", args.rule.display());
+    let file = args.rule.canonicalize()?;
+    let is_of_it = |defect: &Defect| defect.path.canonicalize().is_ok_and(|path| path.starts_with(&file));
+    if texts.is_empty() && !defects.iter().any(is_of_it) {
+        bail!(why_none(args)?);
     }
     out.text(&texts.join("\n"))?;
     Ok(defects.is_empty())
+}
+
+/// Why none of the rules is of the file.
+fn why_none(args: &Explain) -> anyhow::Result<String> {
+    let file = args.rule.display();
+    if let Some(directory) = &args.rules
+        && (!args.rule.canonicalize()?.starts_with(directory.canonicalize()?)
+            || !rules::open(&args.rule)?.0.detections().is_empty())
+    {
+        return Ok(format!("{file} is not among the rules of {}", directory.display()));
+    }
+    Ok(format!("{file} has no detection rule; a correlation counts matches of others"))
 }
 
 fn read_event(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -368,8 +387,7 @@ fn read_event(path: &Path) -> anyhow::Result<Vec<u8>> {
     } else {
         std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?
     };
-    let start = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
-    let text = bytes.get(start..).unwrap_or_default();
+    let text = without_mark(&bytes).trim_ascii_start();
     anyhow::ensure!(!text.is_empty(), "{} has no event", path.display());
     if text.starts_with(b"{") {
         let mut deserializer = serde_json::Deserializer::from_slice(text);

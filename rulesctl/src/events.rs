@@ -14,6 +14,11 @@ const BATCH_EVENTS: usize = 500;
 /// Bytes after which a batch is closed.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// A file's bytes without the mark that editors on Windows put before UTF-8.
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// What a line of the file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Shape {
@@ -154,7 +159,6 @@ impl Events {
 
     /// Appends the next line without its end, no more of it than an event may have and one byte; false at the end.
     fn read_line(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
-        const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
         let start = buffer.len();
         let first = self.read == 0;
         let mut any = false;
@@ -178,8 +182,10 @@ impl Events {
                 break;
             }
         }
-        if first && buffer.get(start..).is_some_and(|line| line.starts_with(BYTE_ORDER_MARK)) {
-            buffer.drain(start..start + BYTE_ORDER_MARK.len());
+        if first {
+            let line = buffer.get(start..).unwrap_or_default();
+            let mark = line.len() - without_mark(line).len();
+            buffer.drain(start..start + mark);
         }
         if buffer.len() > start && buffer.last() == Some(&b'\r') {
             buffer.pop();

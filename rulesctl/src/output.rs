@@ -143,7 +143,7 @@ pub(crate) fn suite(suite: &Suite) -> String {
     )
 }
 
-pub(crate) fn incidents(incidents: &[Incident], rules: &Rules) -> String {
+pub(crate) fn incidents(incidents: &[Incident], rules: &Rules, org: &str) -> String {
     if incidents.is_empty() {
         return "no incidents\n".to_owned();
     }
@@ -157,7 +157,7 @@ pub(crate) fn incidents(incidents: &[Incident], rules: &Rules) -> String {
             incident.group_key.iter().map(|(name, value)| format!("{name}={value}")).collect();
         table.add_row([
             meta.map_or(incident.rule_id.clone(), |meta| meta.title.clone()),
-            meta.map_or(String::new(), |meta| level(meta.severity_id).to_owned()),
+            meta.map_or(String::new(), |meta| level(rules.severity_id(meta, org)).to_owned()),
             group.join("\n"),
             second(incident.first),
             second(incident.last),

@@ -1,10 +1,11 @@
 //! Rules as commands load them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use detection::{Defect, LogSource, Rules, Taxonomy, load};
+use detection::{Defect, DefectKind, LogSource, Rules, Taxonomy, load};
 
 /// The rules under `path`, a directory or a file, and the documents that are none.
 ///
@@ -12,21 +13,74 @@ use detection::{Defect, LogSource, Rules, Taxonomy, load};
 /// The path cannot be read.
 pub(crate) fn open(path: &Path) -> anyhow::Result<(Arc<Rules>, Vec<Defect>)> {
     let taxonomy = Taxonomy::shipped()?;
-    let loaded = load(path, &taxonomy, None).with_context(|| format!("{} cannot be read", path.display()))?;
-    Ok((Arc::new(loaded.rules), loaded.defects))
+    let unreadable = || format!("{} cannot be read", path.display());
+    let metadata = path.metadata().with_context(unreadable)?;
+    ensure!(metadata.is_file() || metadata.is_dir(), "{} is neither a file nor a directory", path.display());
+    let mut loaded = load(path, &taxonomy, None).with_context(unreadable)?;
+    forget_links(&loaded.rules, &mut loaded.defects);
+    let mut defects: Vec<Defect> = Vec::with_capacity(loaded.defects.len());
+    for mut defect in loaded.defects {
+        defect.reason = in_one_line(&defect.reason);
+        // A rule that is not there may stand in several lists of an org.
+        if !defects.contains(&defect) {
+            defects.push(defect);
+        }
+    }
+    Ok((Arc::new(loaded.rules), defects))
+}
+
+/// A document that two paths lead to, by a symbolic link, has not taken its own id.
+fn forget_links(rules: &Rules, defects: &mut Vec<Defect>) {
+    if defects.iter().all(|defect| defect.kind != DefectKind::TakenId) {
+        return;
+    }
+    let real = |(path, line): (&Path, usize)| Some((path.canonicalize().ok()?, line));
+    let in_force: BTreeSet<_> = rules.places().filter_map(real).collect();
+    let is_linked =
+        |defect: &Defect| real((&defect.path, defect.line)).is_some_and(|place| in_force.contains(&place));
+    defects.retain(|defect| defect.kind != DefectKind::TakenId || !is_linked(defect));
+}
+
+/// The parser of conditions draws where it stopped: the place once more, the text behind bars, and what it expected.
+fn in_one_line(reason: &str) -> String {
+    let drawn =
+        |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let told = reason
+        .lines()
+        .map(|line| line.split(" --> ").next().unwrap_or(line).trim())
+        .filter(|line| !drawn(line) && !line.starts_with("-->"));
+    let parts = told.map(|line| line.trim_start_matches("= "));
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Rules to match events with.
+pub(crate) struct InForce {
+    pub(crate) rules: Arc<Rules>,
+    /// What is wrong with others.
+    pub(crate) defects: usize,
+}
+
+impl InForce {
+    /// How many there are, and that they are not all.
+    pub(crate) fn count(&self) -> String {
+        match self.defects {
+            0 => format!("{} rules", self.rules.len()),
+            defects => format!("{} rules ({defects} left out, see above)", self.rules.len()),
+        }
+    }
 }
 
 /// The same for a command that needs at least one rule; `tell` hears of the others.
 ///
 /// # Errors
 /// The path cannot be read, or no rule is left.
-pub(crate) fn some(path: &Path, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Arc<Rules>> {
+pub(crate) fn some(path: &Path, tell: &mut dyn FnMut(&str)) -> anyhow::Result<InForce> {
     let (rules, defects) = open(path)?;
     for defect in &defects {
         tell(&format!("left out: {defect}"));
     }
     ensure!(!rules.is_empty(), "{} has no rules that compile", path.display());
-    Ok(rules)
+    Ok(InForce { rules, defects: defects.len() })
 }
 
 /// The name of an OCSF severity, as rules call their level.
@@ -46,4 +100,21 @@ pub(crate) fn log_source(source: &LogSource) -> String {
     let parts = [("product", &source.product), ("category", &source.category), ("service", &source.service)];
     let named = parts.into_iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_deref()?)));
     named.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(
+        "at 1:6:  --> 1:6\n  |\n1 | s and\n  |      ^---\n  |\n  = expected ident",
+        "at 1:6: expected ident"
+    )]
+    #[case("as it is", "as it is")]
+    fn a_reason_is_one_line(#[case] drawn: &str, #[case] expected: &str) {
+        assert_eq!(in_one_line(drawn), expected);
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use detection::{Defect, Rules, Subject};
 use jiff::{SignedDuration, Timestamp};
 use normalise::{FindingRecord, Input};
@@ -13,7 +14,11 @@ use schemas::{Micros, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::events::without_mark;
 use crate::replay::Replay;
+
+/// Events of a case; more are no test but a load, and each is held in memory.
+const MAX_EVENTS: i64 = 100_000;
 
 /// `NAME.test.yml`.
 #[derive(Debug, Deserialize)]
@@ -90,6 +95,9 @@ impl Case {
     /// Raw records, and when each is taken in.
     fn raw(&self) -> anyhow::Result<Vec<(Stream, String, Timestamp)>> {
         let mut at: Timestamp = "2026-11-21T09:05:07Z".parse()?;
+        let events = self.steps().map(|step| step.times.unwrap_or(1).max(0)).fold(0, i64::saturating_add);
+        ensure!(events > 0, "it has no events");
+        ensure!(events <= MAX_EVENTS, "they are {events}, and a test may have {MAX_EVENTS}");
         let mut records = Vec::new();
         for step in self.steps() {
             let stream = match &step.stream {
@@ -110,7 +118,6 @@ impl Case {
                 at = at.checked_add(SignedDuration::from_secs(step.every_seconds.unwrap_or(1)))?;
             }
         }
-        anyhow::ensure!(!records.is_empty(), "it has no events");
         Ok(records)
     }
 }
@@ -187,7 +194,7 @@ pub struct Outcomes {
 pub struct Suite {
     /// Every case.
     pub cases: Vec<Outcomes>,
-    /// Rule files without a test file.
+    /// Rule files without a test.
     pub untested: Vec<PathBuf>,
     /// What could not be loaded or run: file, line and reason.
     pub errors: Vec<String>,
@@ -209,7 +216,7 @@ impl Suite {
 /// correlations.
 ///
 /// # Errors
-/// The path cannot be read.
+/// The path cannot be read, or nothing under it is a rule.
 pub fn run(path: &Path) -> anyhow::Result<Suite> {
     let single = path.is_file();
     let directory = match path.parent() {
@@ -230,17 +237,24 @@ pub fn run(path: &Path) -> anyhow::Result<Suite> {
             files.entry(file.to_owned()).or_default().push((line, meta.id.clone()));
         }
     }
+    if !single {
+        let is_known =
+            |file: &Path| files.contains_key(file) || defects.iter().any(|defect| defect.path == *file);
+        suite.errors.extend(astray(directory, &is_known)?);
+    }
+    ensure!(!(files.is_empty() && suite.errors.is_empty()), "{} has no rules that compile", path.display());
     for (file, mut ids) in files {
         ids.sort();
         let tests = file.with_extension("test.yml");
-        match fs::read_to_string(&tests) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => suite.untested.push(file),
+        match read(&tests) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => suite.untested.push(file),
             Err(error) => suite.errors.push(format!("{}: {error}", tests.display())),
             Ok(text) => match serde_norway::from_str::<TestFile>(&text) {
                 Err(error) => {
                     let line = error.location().map_or(1, |location| location.line());
                     suite.errors.push(format!("{}:{line}: {error}", tests.display()));
                 }
+                Ok(TestFile { tests: cases }) if cases.is_empty() => suite.untested.push(file),
                 Ok(TestFile { tests: cases }) => {
                     for case in &cases {
                         suite.cases.push(one(&rules, &tests, &ids, case));
@@ -250,6 +264,41 @@ pub fn run(path: &Path) -> anyhow::Result<Suite> {
         }
     }
     Ok(suite)
+}
+
+/// The text of a test file. What is no file is not opened: a FIFO would block.
+fn read(path: &Path) -> io::Result<String> {
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let bytes = fs::read(path)?;
+    String::from_utf8(without_mark(&bytes).to_vec()).map_err(io::Error::other)
+}
+
+/// What is wrong with test files under `directory` whose cases nothing runs.
+fn astray(directory: &Path, is_known: &dyn Fn(&Path) -> bool) -> anyhow::Result<Vec<String>> {
+    let stem = |name: &str| {
+        let stem = name.strip_suffix(".test.yml").or_else(|| name.strip_suffix(".test.yaml"))?;
+        (!stem.starts_with('.')).then(|| stem.to_owned())
+    };
+    let found = detection::files(directory, &|name| stem(name).is_some())
+        .with_context(|| format!("{} cannot be read", directory.display()))?;
+    let mut errors = Vec::new();
+    for (path, _) in found {
+        let Some(stem) = path.file_name().and_then(|name| stem(name.to_str()?)) else { continue };
+        let beside = ["yml", "yaml"].map(|ending| path.with_file_name(format!("{stem}.{ending}")));
+        let reason = if path.extension().is_some_and(|ending| ending == "yaml") {
+            format!("it is not read; tests stand in {stem}.test.yml")
+        } else if !beside.iter().any(|rule| rule.exists()) {
+            format!("there is no {stem}.yml beside it, so that nothing runs it")
+        } else if !beside.iter().any(|rule| is_known(rule)) {
+            format!("{stem}.yml beside it has no rule, so that nothing runs it")
+        } else {
+            continue;
+        };
+        errors.push(format!("{}: {reason}", path.display()));
+    }
+    Ok(errors)
 }
 
 /// Runs a case of the file `tests`, beside which stand the rules `ids`.

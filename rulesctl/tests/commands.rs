@@ -85,12 +85,13 @@ fn check_counts_rules_and_tells_errors_by_file_and_line() {
     let output = run_in(&place, &["check", ".", "--format", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&found["rules"], &found["compiled"]), (&json!(5), &json!(4)));
-    assert_eq!(found["errors"].as_array().unwrap().len(), 1);
+    assert_eq!((&found["rules"], &found["compiled"]), (&json!(5), &json!(3)));
+    assert_eq!(found["errors"].as_array().unwrap().len(), 2);
     let error = &found["errors"][0];
     assert!(error["path"].as_str().unwrap().ends_with("b.yml"));
     assert!(error["line"].is_u64() && error["reason"].as_str().unwrap().contains("identifier: t"), "{error}");
-    assert_eq!(found["warnings"][0]["kind"], "duplicate_id");
+    let taken = found["errors"][1]["reason"].as_str().unwrap();
+    assert!(taken.contains("is taken by the rule at ./a.yml"), "{taken}");
 
     let output = run_in(&place, &["check", "a.yml"]);
     assert_eq!(output.status.code(), Some(0));
@@ -107,6 +108,9 @@ fn check_counts_rules_and_tells_errors_by_file_and_line() {
 #[case(&["match", "--rules", "a.yml", "--events", "nowhere"], 1)]
 #[case(&["match", "--rules", "empty.yml", "--events", "a.yml"], 1)]
 #[case(&["explain", "a.yml", "broken.json"], 1)]
+#[case(&["check", "empty.yml"], 1)]
+#[case(&["test", "empty.yml"], 1)]
+#[case(&["check", "/dev/null"], 1)]
 #[case(&["--help"], 0)]
 fn wrong_usage_ends_with_64_and_other_trouble_with_1(#[case] args: &[&str], #[case] code: i32) {
     let place = Place::new(&[("a.yml", RULES), ("empty.yml", ""), ("broken.json", "{\n\"a\": }")]);
@@ -270,4 +274,82 @@ fn test_runs_the_cases_beside_a_rule_and_fails_with_them() {
     let output = run_in(&place, &["test", "."]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("a.test.yml:2:"), "{}", text(&output.stdout));
+}
+
+const PLAIN: &str =
+    "title: x\nid: x\nlogsource: {category: webserver}\ndetection: {s: {a: b}, condition: s}\nlevel: high\n";
+
+#[rstest]
+#[case("\u{feff}{\"a\": \"b\"}".as_bytes(), false)]
+#[case(b"[{\"a\": \"b\"}]", true)]
+#[case(b"\xff\xfe{\0}\0", true)]
+fn explain_tells_of_an_event_that_is_no_object(#[case] event: &[u8], #[case] told: bool) {
+    let place = Place::new(&[("a.yml", PLAIN)]);
+    fs::write(place.path("e.json"), event).unwrap();
+    let output = run_in(&place, &["explain", "a.yml", "e.json"]);
+    assert_eq!(text(&output.stderr).contains("e.json:1: no JSON object"), told);
+    assert_eq!(text(&output.stdout).contains("found:  \"b\" in attribute a"), !told);
+}
+
+#[test]
+fn explain_tells_that_a_file_is_not_among_the_rules() {
+    let place = Place::new(&[("a.yml", PLAIN), ("rules/b.yml", RULES), ("e.json", "{}")]);
+    let output = run_in(&place, &["explain", "a.yml", "e.json", "--rules", "rules"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "error: a.yml is not among the rules of rules\n");
+}
+
+#[rstest]
+#[case(&[("gone.test.yml", "tests: []")], Some(1), "gone.test.yml: there is no gone.yml beside it")]
+#[case(&[("a.test.yaml", "tests: []")], Some(1), "a.test.yaml: it is not read; tests stand in a.test.yml")]
+#[case(&[("f.yml", "# none"), ("f.test.yml", "tests: []")], Some(1), "f.test.yml: f.yml beside it has no rule")]
+#[case(&[("a.test.yml", "tests: []")], Some(0), "untested: ./a.yml")]
+#[case(&[("a.test.yml", "\u{feff}tests: []")], Some(0), "untested: ./a.yml")]
+#[case(
+    &[("a.test.yml", "tests: [{name: many, match: true, times: 100000000, event: {a: b}}]")],
+    Some(1),
+    "a.test.yml: many: the events cannot be read: they are 100000000, and a test may have 100000"
+)]
+fn test_tells_of_cases_that_it_does_not_run(
+    #[case] files: &[(&str, &str)],
+    #[case] code: Option<i32>,
+    #[case] told: &str,
+) {
+    let place = Place::new(&[files, &[("a.yml", PLAIN)]].concat());
+    let output = run_in(&place, &["test", "."]);
+    assert_eq!(output.status.code(), code);
+    assert!(text(&output.stdout).contains(told), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_rule_that_links_lead_to_again_is_one_rule() {
+    let place = Place::new(&[("..1/a.yml", PLAIN)]);
+    for (target, link) in [("..1", "..data"), ("..data/a.yml", "a.yml"), (".", "loop")] {
+        std::os::unix::fs::symlink(target, place.path(link)).unwrap();
+    }
+    let output = run_in(&place, &["check", "."]);
+    assert!(text(&output.stdout).starts_with("1 rules, 1 compile; 0 errors"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn errors_about_orgs_are_told_once_and_count_as_no_rules() {
+    let orgs = "orgs:\n  acme: {disable: [q, r], enable: [q], severity: {x: low}}\n";
+    let place = Place::new(&[("a.yml", PLAIN), ("orgs.yml", orgs), ("e.jsonl", "{\"a\": \"b\"}")]);
+    let output = run_in(&place, &["check", "."]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).ends_with("1 rules, 1 compile; 2 errors, 0 warnings\n"));
+}
+
+#[test]
+fn match_tells_the_severity_of_the_org_and_how_many_rules_are_left_out() {
+    let anywhere = PLAIN.replace("{category: webserver}", "{}");
+    let orgs = "orgs:\n  acme: {severity: {x: low}}\n";
+    let files = [("a.yml", &*anywhere), ("orgs.yml", orgs), ("b.yml", &*anywhere)];
+    let place = Place::new(&files);
+    fs::write(place.path("e.jsonl"), "{\"a\": \"b\"}").unwrap();
+    for (org, level) in [("acme", " low "), ("other", " high ")] {
+        let output = run_in(&place, &["match", "--rules", ".", "--events", "e.jsonl", "--org", org]);
+        assert!(text(&output.stdout).contains(level), "{}", text(&output.stdout));
+        assert!(text(&output.stderr).ends_with("1 events, 1 rules (1 left out, see above), 1 hits\n"));
+    }
 }

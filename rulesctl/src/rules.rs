@@ -1,11 +1,10 @@
 //! Rules as commands load them.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use detection::{Defect, DefectKind, LogSource, Rules, Taxonomy, load};
+use detection::{Defect, LogSource, Rules, Taxonomy, load};
 
 /// The rules under `path`, a directory or a file, and the documents that are none.
 ///
@@ -14,10 +13,7 @@ use detection::{Defect, DefectKind, LogSource, Rules, Taxonomy, load};
 pub(crate) fn open(path: &Path) -> anyhow::Result<(Arc<Rules>, Vec<Defect>)> {
     let taxonomy = Taxonomy::shipped()?;
     let unreadable = || format!("{} cannot be read", path.display());
-    let metadata = path.metadata().with_context(unreadable)?;
-    ensure!(metadata.is_file() || metadata.is_dir(), "{} is neither a file nor a directory", path.display());
-    let mut loaded = load(path, &taxonomy, None).with_context(unreadable)?;
-    forget_links(&loaded.rules, &mut loaded.defects);
+    let loaded = load(path, &taxonomy, None).with_context(unreadable)?;
     let mut defects: Vec<Defect> = Vec::with_capacity(loaded.defects.len());
     for mut defect in loaded.defects {
         defect.reason = in_one_line(&defect.reason);
@@ -27,18 +23,6 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<(Arc<Rules>, Vec<Defect>)> {
         }
     }
     Ok((Arc::new(loaded.rules), defects))
-}
-
-/// A document that two paths lead to, by a symbolic link, has not taken its own id.
-fn forget_links(rules: &Rules, defects: &mut Vec<Defect>) {
-    if defects.iter().all(|defect| defect.kind != DefectKind::TakenId) {
-        return;
-    }
-    let real = |(path, line): (&Path, usize)| Some((path.canonicalize().ok()?, line));
-    let in_force: BTreeSet<_> = rules.places().filter_map(real).collect();
-    let is_linked =
-        |defect: &Defect| real((&defect.path, defect.line)).is_some_and(|place| in_force.contains(&place));
-    defects.retain(|defect| defect.kind != DefectKind::TakenId || !is_linked(defect));
 }
 
 /// The parser of conditions draws where it stopped: the place once more, the text behind bars, and what it expected.

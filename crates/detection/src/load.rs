@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Document, Engine, Rsigma};
+use crate::files::files;
 use crate::orgs::OrgsDocument;
 use crate::rules::Rules;
 use crate::taxonomy::{Taxonomy, TaxonomyDocument};
@@ -25,8 +26,6 @@ const MAX_BUILDING_DOCUMENTS: usize = 100;
 const MAX_BUILDING_BYTES: usize = 256 * 1024;
 /// Characters of a reason. A parser's may hold the whole document.
 const MAX_REASON: usize = 400;
-/// Directories nested deeper are not read; it ends loops of symbolic links.
-const MAX_DEPTH: usize = 16;
 
 /// Something wrong with a rule document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +87,7 @@ impl Source {
 /// # Errors
 /// The directory cannot be read; files below it that cannot are defects.
 pub fn load(directory: &Path, taxonomy: &Taxonomy, previous: Option<&Rules>) -> io::Result<Loaded> {
-    let mut files = Vec::new();
-    walk(directory, 0, &mut files)?;
+    let files = files(directory, &is_rule_file)?;
     let mut sources = Vec::new();
     let mut defects = Vec::new();
     for (path, _) in files {
@@ -137,8 +135,7 @@ pub fn load_documents(path: &Path, text: &str, taxonomy: &Taxonomy) -> Loaded {
 /// # Errors
 /// The directory cannot be read.
 pub fn fingerprint(directory: &Path) -> io::Result<u64> {
-    let mut files = Vec::new();
-    walk(directory, 0, &mut files)?;
+    let files = files(directory, &is_rule_file)?;
     let mut hasher = std::hash::DefaultHasher::new();
     for (path, metadata) in files {
         path.hash(&mut hasher);
@@ -149,29 +146,7 @@ pub fn fingerprint(directory: &Path) -> io::Result<u64> {
     Ok(hasher.finish())
 }
 
-fn walk(directory: &Path, depth: usize, files: &mut Vec<(PathBuf, std::fs::Metadata)>) -> io::Result<()> {
-    let metadata = std::fs::metadata(directory)?;
-    if metadata.is_file() {
-        files.push((directory.to_owned(), metadata));
-        return Ok(());
-    }
-    let mut entries = std::fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        // A file that vanished since it was listed is as good as never there.
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
-        if metadata.is_dir() && depth < MAX_DEPTH {
-            walk(&path, depth + 1, files)?;
-        } else if metadata.is_file() && is_rule_file(&path) {
-            files.push((path, metadata));
-        }
-    }
-    Ok(())
-}
-
-fn is_rule_file(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+fn is_rule_file(name: &str) -> bool {
     let yaml = name.strip_suffix(".yml").or_else(|| name.strip_suffix(".yaml"));
     yaml.is_some_and(|stem| !stem.ends_with(".test") && !stem.starts_with('.'))
 }
@@ -183,6 +158,10 @@ fn read(path: &Path) -> Result<String, String> {
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("the file has more than {MAX_FILE_BYTES} bytes"));
+    }
+    // Editors on Windows put a mark before UTF-8.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
     }
     String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
 }

@@ -263,3 +263,18 @@ fn ten_thousand_rules_load() {
     let (rules, defects) = documents(&text.join("---\n"));
     assert_eq!((rules.len(), defects.len()), (10_000, 0));
 }
+
+#[test]
+fn a_file_that_several_links_lead_to_is_read_once_and_may_begin_with_a_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("..2026_11_27")).unwrap();
+    std::fs::write(path("..2026_11_27/a.yml"), format!("\u{feff}{}", rule("1", "a"))).unwrap();
+    for (target, link) in [("..2026_11_27", "..data"), ("..data/a.yml", "a.yml"), (".", "again")] {
+        std::os::unix::fs::symlink(target, path(link)).unwrap();
+    }
+    let loaded = load(folder.path(), &Taxonomy::shipped().unwrap(), None).unwrap();
+    assert_eq!(loaded.defects, []);
+    assert_eq!(titles(&loaded.rules), ["a"]);
+    assert_eq!(loaded.rules.origin("1"), Some((path("a.yml").as_path(), 1)));
+}

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
-use detection::{Defect, Detection, Rules, Subject};
+use detection::{Defect, Detection, Rules, Subject, without_mark};
 use normalise::FindingRecord;
 use schemas::{Micros, Stream};
 
 use crate::check::check;
 use crate::clock::{Clock, ORG};
-use crate::events::{Batch, Complaints, Events, Line, Shape, without_mark};
+use crate::events::{Batch, Complaints, Events, Line, Shape};
 use crate::explain::explain;
 use crate::matches::{Matched, input, match_lines};
 use crate::output::{self, Format, Output, TestFormat};

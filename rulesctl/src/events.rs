@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use detection::without_mark;
 use normalise::MAX_EVENT_BYTES;
 
 /// Events in a batch, as in a raw record of production.
@@ -13,11 +14,6 @@ const BATCH_EVENTS: usize = 500;
 
 /// Bytes after which a batch is closed.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// A file's bytes without the mark that editors on Windows put before UTF-8.
-pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
-}
 
 /// What a line of the file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -1,5 +1,6 @@
 //! Rules as commands load them.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,14 +15,11 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<(Arc<Rules>, Vec<Defect>)> {
     let taxonomy = Taxonomy::shipped()?;
     let unreadable = || format!("{} cannot be read", path.display());
     let loaded = load(path, &taxonomy, None).with_context(unreadable)?;
-    let mut defects: Vec<Defect> = Vec::with_capacity(loaded.defects.len());
-    for mut defect in loaded.defects {
-        defect.reason = in_one_line(&defect.reason);
-        // A rule that is not there may stand in several lists of an org.
-        if !defects.contains(&defect) {
-            defects.push(defect);
-        }
-    }
+    let mut told = HashSet::new();
+    let mut defects = loaded.defects;
+    defects.iter_mut().for_each(|defect| defect.reason = in_one_line(&defect.reason));
+    // A rule that is not there may stand in several lists of an org.
+    defects.retain(|defect| told.insert((defect.path.clone(), defect.line, defect.reason.clone())));
     Ok((Arc::new(loaded.rules), defects))
 }
 

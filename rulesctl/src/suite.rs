@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use detection::{Defect, Rules, Subject};
+use detection::{Defect, Rules, Subject, without_mark};
 use jiff::{SignedDuration, Timestamp};
 use normalise::{FindingRecord, Input};
 use schemas::{Micros, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::events::without_mark;
 use crate::replay::Replay;
 
 /// Events of a case; more are no test but a load, and each is held in memory.

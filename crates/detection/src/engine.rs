@@ -20,6 +20,7 @@ mod text;
 use std::borrow::Cow;
 
 pub(crate) use bounds::check_text;
+use outline::Asked;
 pub(crate) use rsigma::Rsigma;
 
 use crate::need::Need;
@@ -92,15 +93,7 @@ pub(crate) trait Engine {
         taxonomy: &Taxonomy,
     ) -> Result<Option<Document>, Refusal>;
 
-    /// What the last document of `documents` asks of an event; none if it is no detection rule.
-    fn outline(&self, documents: &[&str], taxonomy: &Taxonomy) -> Option<Outline>;
-
-    /// The same with verdicts, for a rule that has been compiled with `fields`.
-    fn explain(
-        &self,
-        documents: &[&str],
-        taxonomy: &Taxonomy,
-        fields: &Fields,
-        event: &View<'_>,
-    ) -> Option<Outline>;
+    /// What the last document of `documents` asks of an event, with verdicts where one is `asked`, with the fields that the rule
+    /// has been compiled with; none if it is no detection rule.
+    fn outline(&self, documents: &[&str], taxonomy: &Taxonomy, asked: Asked<'_, '_>) -> Option<Outline>;
 }

@@ -28,6 +28,11 @@ pub fn files(path: &Path, wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<(Path
     Ok(walk.files)
 }
 
+/// A file's bytes without the mark that editors on Windows put before UTF-8.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 struct Walk<'w> {
     wanted: &'w dyn Fn(&str) -> bool,
     /// Without links.

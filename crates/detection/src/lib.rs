@@ -33,7 +33,7 @@ pub use correlate::{
     ALERT_BUCKET, ALLOWED_LATENESS, Applied, Correlator, EVIDENCE_EACH_END, Limits, MAX_ENTITIES, When,
 };
 pub use directory::{Directory, OpenError};
-pub use files::files;
+pub use files::{files, without_mark};
 pub use load::{Defect, DefectKind, Loaded, fingerprint, load, load_documents};
 pub use outline::{Found, Outline, Part, Selection, Stated, Test, Verdict};
 pub use route::log_sources;

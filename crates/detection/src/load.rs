@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Document, Engine, Rsigma};
-use crate::files::files;
+use crate::files::{files, without_mark};
 use crate::orgs::OrgsDocument;
 use crate::rules::Rules;
 use crate::taxonomy::{Taxonomy, TaxonomyDocument};
@@ -159,11 +159,8 @@ fn read(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("the file has more than {MAX_FILE_BYTES} bytes"));
     }
-    // Editors on Windows put a mark before UTF-8.
-    if bytes.starts_with(b"\xef\xbb\xbf") {
-        bytes.drain(..3);
-    }
-    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
+    let text = std::str::from_utf8(without_mark(&bytes)).map_err(|_| "the file is not UTF-8".to_owned())?;
+    Ok(text.to_owned())
 }
 
 /// Splits a file into its documents. One that may build upon others (`action:`) takes those before it along.

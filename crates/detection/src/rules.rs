@@ -259,8 +259,7 @@ impl Rules {
         for_it
             .map(|(index, filter)| {
                 let source = self.sources.get(first + index);
-                let outline = source
-                    .and_then(|source| Rsigma.explain(&source.texts(), &self.taxonomy, &self.fields, event));
+                let outline = source.and_then(|source| self.verdicts(source, event));
                 (filter, outline)
             })
             .collect()
@@ -283,12 +282,16 @@ impl Rules {
 
     /// What `rule`, one of these, asks of an event.
     pub fn outline(&self, rule: &Detection) -> Option<Outline> {
-        Rsigma.outline(&self.source(&rule.meta.id)?.texts(), &self.taxonomy)
+        Rsigma.outline(&self.source(&rule.meta.id)?.texts(), &self.taxonomy, None)
     }
 
     /// The same, with what `event` has to say to each part. Costs a compilation: for a person who asks, not for a stream.
     pub fn explain(&self, rule: &Detection, event: &View<'_>) -> Option<Outline> {
-        Rsigma.explain(&self.source(&rule.meta.id)?.texts(), &self.taxonomy, &self.fields, event)
+        self.verdicts(self.source(&rule.meta.id)?, event)
+    }
+
+    fn verdicts(&self, source: &Source, event: &View<'_>) -> Option<Outline> {
+        Rsigma.outline(&source.texts(), &self.taxonomy, Some((&self.fields, event)))
     }
 
     /// Whether `event` is of a log source that `rule`, one of these, is for.

@@ -18,8 +18,8 @@ const MAX_CONDITION_DEPTH: usize = 32;
 const MAX_ALIASES: usize = 8;
 /// Bytes of a document with such references.
 const MAX_ALIASED_BYTES: usize = 64 * 1024;
-/// Values of a document, those included that `windash` makes. Compiling them takes time by their square.
-const MAX_VALUES: usize = 10_000;
+/// Values of a document, those included that `windash` or placeholders make. Compiling them takes time by their square.
+pub(super) const MAX_VALUES: usize = 10_000;
 /// Size of the regular expressions and wildcard patterns of a document, about that of their automata in 32 bytes: a
 /// character 1, a class 2 for each of its ranges, times their repetitions. `\w` has 1,600.
 const MAX_PATTERN_SIZE: u64 = 200_000;

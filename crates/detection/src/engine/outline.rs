@@ -14,7 +14,7 @@ use super::rsigma::Program;
 use crate::outline::{Found, Outline, Part, Selection, Stated, Test, Verdict};
 use crate::view::{Fields, View};
 
-type Asked<'a, 'v> = Option<(&'a Fields, &'a View<'v>)>;
+pub(crate) type Asked<'a, 'v> = Option<(&'a Fields, &'a View<'v>)>;
 
 /// The outline of `rule`; with verdicts if an event is asked.
 pub(super) fn of(rule: &SigmaRule, asked: Asked<'_, '_>) -> Outline {

@@ -5,10 +5,8 @@ use std::borrow::Cow;
 use rsigma_parser::{Detection, DetectionItem, Modifier, SigmaRule, SigmaString, SigmaValue};
 
 use super::Refusal;
+use super::bounds::MAX_VALUES;
 use crate::taxonomy::Taxonomy;
-
-/// Values that all placeholders of a rule may come to. Compiling them takes time by their square.
-const MAX_VALUES: usize = 10_000;
 
 /// The rule with the values of its placeholders in their place, and without `|expand`.
 ///

@@ -15,8 +15,8 @@ use serde_json::Value as Json;
 use super::condition::Condition;
 use super::raw::Raw;
 use super::{
-    Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, placeholder, shape,
-    text,
+    Asked, Document, Engine, Matcher, Refusal, bounds, compile, correlation, filter, outline, placeholder,
+    shape, text,
 };
 use crate::attributes::MAX_NAMES;
 use crate::need::Need;
@@ -65,18 +65,8 @@ impl Engine for Rsigma {
         Ok(None)
     }
 
-    fn outline(&self, documents: &[&str], taxonomy: &Taxonomy) -> Option<Outline> {
-        Some(outline::of(&last_rule(documents, taxonomy)?, None))
-    }
-
-    fn explain(
-        &self,
-        documents: &[&str],
-        taxonomy: &Taxonomy,
-        fields: &Fields,
-        event: &View<'_>,
-    ) -> Option<Outline> {
-        Some(outline::of(&last_rule(documents, taxonomy)?, Some((fields, event))))
+    fn outline(&self, documents: &[&str], taxonomy: &Taxonomy, asked: Asked<'_, '_>) -> Option<Outline> {
+        Some(outline::of(&last_rule(documents, taxonomy)?, asked))
     }
 }
 
